@@ -1,0 +1,49 @@
+"""The failures a user can cause or meet, each with the exit code that a batch script can act on."""
+
+from __future__ import annotations
+
+
+class LsgdError(Exception):
+    """A failure that ends the program with one sentence instead of a traceback.
+
+    ``exit_code`` is the process's exit status; the message says what was given, what is allowed,
+    and what to change.
+    """
+
+    exit_code = 1
+
+
+class UsageError(LsgdError, ValueError):
+    """An unknown, contradictory or impossible option or argument."""
+
+    exit_code = 2
+
+
+class EnvironmentProblem(LsgdError, RuntimeError):
+    """MPI, Horovod or the launcher is not what training needs."""
+
+    exit_code = 3
+
+
+class DataError(LsgdError, RuntimeError):
+    """A data set that is missing, broken or too small."""
+
+    exit_code = 4
+
+
+class RunDirectoryError(LsgdError, RuntimeError):
+    """A run directory that cannot be written, or that is not one."""
+
+    exit_code = 5
+
+
+class NumericalError(LsgdError, ArithmeticError):
+    """Training diverged: no rank has a finite loss."""
+
+    exit_code = 6
+
+
+class CommunicationError(LsgdError, RuntimeError):
+    """A rank did not answer, or a collective failed."""
+
+    exit_code = 7
