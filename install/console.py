@@ -1,0 +1,90 @@
+"""How set-up talks, fails and runs other programs."""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+EXIT_USAGE = 2
+EXIT_ENVIRONMENT = 3
+SHOWN_LOG_LINES = 25
+
+
+class SetupError(Exception):
+    """Something about this machine prevents the set-up; the message says what and how to mend it."""
+
+
+class CommandError(Exception):
+    """A program that set-up started failed; its output is in the log."""
+
+
+def say(message: str) -> None:
+    """Print one line of progress at once, also into a pipe."""
+    print(f"setup: {message}", flush=True)
+
+
+def child_environment(first_on_path: Path | None = None, **variables: str) -> dict[str, str]:
+    """The environment for child processes: no trace of another Python environment that is active."""
+    environment = dict(os.environ)
+    for name in (
+        "VIRTUAL_ENV",
+        "CONDA_PREFIX",
+        "PYTHONHOME",
+        "PYTHONPATH",
+        "PIP_TARGET",
+        "PIP_PREFIX",
+        "PIP_USER",
+    ):
+        environment.pop(name, None)
+    # Libraries of a user's own site directory would stand in for the ones that belong to .venv.
+    environment["PYTHONNOUSERSITE"] = "1"
+    if first_on_path is not None:
+        environment["PATH"] = f"{first_on_path}{os.pathsep}{environment.get('PATH', os.defpath)}"
+    environment.update(variables)
+    return environment
+
+
+def output_of(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> str | None:
+    """What a program prints, without the white space around it; None where it fails or does not exist."""
+    try:
+        done = subprocess.run(
+            [str(part) for part in command],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+            timeout=300,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def run_logged(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> None:
+    """Run a program with its output appended to ``log``; raises CommandError where it fails."""
+    words = [str(part) for part in command]
+    with log.open("a", encoding="utf-8") as stream:
+        stream.write(f"\n$ {shlex.join(words)}\n")
+        stream.flush()
+        try:
+            code = subprocess.run(
+                words,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                check=False,
+            ).returncode
+        except OSError as error:
+            raise CommandError(f"{words[0]} cannot be started: {error}") from error
+    if code != 0:
+        raise CommandError(
+            f"{Path(words[0]).name} {words[1] if len(words) > 1 else ''} ended with code {code}".strip()
+        )
+
+
+def last_lines(log: Path) -> str:
+    """The end of a log file, indented, for a message."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LOG_LINES:]
+    return "\n".join(f"    {line}" for line in lines)
