@@ -1,0 +1,130 @@
+"""Find Fashion-MNIST or bring it into the user's cache, without root; prints its folder.
+
+``bin/demo`` starts it with the Python of .venv. The exit code is 4 where the data cannot be had.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+PACKAGE = "dataset-fashion-mnist"
+INSTALLED = Path("/usr/share/datasets/fashion-mnist")
+FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+EXIT_DATA = 4
+REACH_S = 5
+APT_S = 120
+
+
+def tell(message: str) -> None:
+    """A line of progress; standard output is for the folder."""
+    print(f"demo: {message}", file=sys.stderr, flush=True)
+
+
+def cache_folder() -> Path:
+    """Where lsgd_mpi.data looks by itself."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return base / "lsgd_mpi" / "data"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether all four files are in a folder, packed or not."""
+    return all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in FILES)
+
+
+def raw_folder() -> Path:
+    """The folder of the files in the cache, as torchvision lays them out."""
+    return cache_folder() / "FashionMNIST" / "raw"
+
+
+def _succeeds(command: list[str], folder: Path) -> bool:
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, check=False, timeout=APT_S, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def fetch_debian_package() -> bool:
+    """Unpack Debian's package into the cache; False where there is no apt or it cannot reach the package."""
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        return False
+    raw_folder().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=raw_folder().parent) as name:
+        folder = Path(name)
+        download = ["apt-get", "-q", "download", PACKAGE]
+        if not _succeeds(download, folder):
+            # The lists of a new machine are empty, and only root may fill the system's: fetch our own.
+            own = [f"-oDir::State::lists={folder / 'lists'}", f"-oDir::Cache={folder / 'cache'}"]
+            (folder / "lists" / "partial").mkdir(parents=True)
+            (folder / "cache" / "archives" / "partial").mkdir(parents=True)
+            if not _succeeds(["apt-get", "-q", *own, "update"], folder):
+                return False
+            if not _succeeds([*download[:2], *own, *download[2:]], folder):
+                return False
+        packages = list(folder.glob(f"{PACKAGE}_*.deb"))
+        unpacked = folder / "unpacked"
+        if not packages or not _succeeds(["dpkg-deb", "-x", str(packages[0]), str(unpacked)], folder):
+            return False
+        files = unpacked / INSTALLED.relative_to("/")
+        if not is_whole(files):
+            return False
+        raw_folder().mkdir(exist_ok=True)
+        for file in files.iterdir():
+            file.replace(raw_folder() / file.name)
+    return True
+
+
+def fetch_with_torchvision() -> bool:
+    """Download from torchvision's mirror, if that answers within seconds."""
+    from torchvision.datasets import FashionMNIST
+
+    def answers(mirror: str) -> bool:
+        try:
+            with contextlib.closing(
+                urllib.request.urlopen(mirror + FashionMNIST.resources[1][0], timeout=REACH_S)
+            ):
+                return True
+        except (OSError, urllib.error.URLError):
+            return False
+
+    if not any(answers(mirror) for mirror in FashionMNIST.mirrors):
+        return False
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            FashionMNIST(str(cache_folder()), download=True)
+    except (OSError, RuntimeError) as error:
+        tell(f"torchvision's download failed: {error}")
+        return False
+    return is_whole(raw_folder())
+
+
+def find_or_fetch() -> Path | None:
+    """The folder with the data, from the first place that has it."""
+    for folder in (INSTALLED, raw_folder()):
+        if is_whole(folder):
+            return folder
+    ways: list[tuple[str, Callable[[], bool]]] = [
+        (f"Debian's package {PACKAGE}", fetch_debian_package),
+        ("torchvision's download", fetch_with_torchvision),
+    ]
+    for name, fetch in ways:
+        tell(f"looking for Fashion-MNIST: {name}")
+        if fetch():
+            return raw_folder()
+    return None
+
+
+if __name__ == "__main__":
+    found = find_or_fetch()
+    if found is None:
+        sys.exit(EXIT_DATA)
+    print(found)
