@@ -7,10 +7,14 @@ class LsgdError(Exception):
     """A failure that ends the program with one sentence instead of a traceback.
 
     ``exit_code`` is the process's exit status; the message says what was given, what is allowed,
-    and what to change.
+    and what to change. ``agreed`` is true where all ranks raise the same error together; then the job ends in
+    an orderly way, and otherwise it is aborted. ``reporter`` names the one world rank that prints the
+    sentence where several ranks know of the failure.
     """
 
     exit_code = 1
+    agreed = False
+    reporter: int | None = None
 
 
 class UsageError(LsgdError, ValueError):
@@ -19,7 +23,7 @@ class UsageError(LsgdError, ValueError):
     exit_code = 2
 
 
-class EnvironmentProblem(LsgdError, RuntimeError):
+class SetupError(LsgdError, RuntimeError):
     """MPI, Horovod or the launcher is not what training needs."""
 
     exit_code = 3

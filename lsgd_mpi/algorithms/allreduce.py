@@ -1,0 +1,60 @@
+"""Parallel mini-batch SGD: the Horovod baseline, on the same path as every other method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from lsgd_mpi.algorithms.base import Algorithm, Communicator
+from lsgd_mpi.flat import FlatTensors
+from lsgd_mpi.leaders import Round
+
+
+class Allreduce(Algorithm):
+    """Gradients averaged over all workers at every iteration, before the optimizer's step.
+
+    It is ``horovod.torch.DistributedOptimizer``, which starts to average each gradient as soon as the
+    backward pass has made it. *Communication of a worker*: one allreduce of 4 N bytes (N float32
+    parameters) an iteration, in buckets that Horovod fuses. *Changes* the gradients. Nobody leads. All
+    workers hold the same parameters, which are the evaluated variable.
+    """
+
+    name = "allreduce"
+
+    def __init__(
+        self,
+        options: Any,
+        communicator: Communicator,
+        parameters: FlatTensors,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        named = [
+            (names[id(parameter)], parameter)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        ]
+        averaging = communicator.gradient_averaging(optimizer, named)
+        super().__init__(options, communicator, parameters, model, averaging)
+
+    def before_update(self, loss: torch.Tensor | float) -> None:  # noqa: ARG002
+        """Wait until all gradients are averaged."""
+        with self.communicator.averaging_gradients(self.parameters.nbytes):
+            self.optimizer.synchronize()  # type: ignore[attr-defined]
+
+    def update(self) -> None:
+        """The optimizer's step with the averaged gradients."""
+        with self.optimizer.skip_synchronize():  # type: ignore[attr-defined]
+            self.optimizer.step()
+
+    def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
+        """Nothing is left to do."""
+        self.step += 1
+        return iter(())
+
+    def write_evaluated(self, into: torch.Tensor) -> None:
+        """The parameters, which are the same on all workers."""
+        into.copy_(self.parameters.flat)

@@ -1,0 +1,133 @@
+"""What every method is: hooks around the worker's own optimizer step, with its communicator handed in."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from lsgd_mpi.errors import UsageError
+from lsgd_mpi.flat import FlatTensors
+from lsgd_mpi.leaders import Leader, Round, Scope
+from lsgd_mpi.groups import Topology
+
+
+class Communicator(Protocol):
+    """The collectives that algorithms may use; `lsgd_mpi.comm.Communicator` says what each does."""
+
+    topology: Topology
+    world_rank: int
+    group: int
+
+    def elect(self, loss: float) -> Leader: ...  # noqa: D102
+    def elect_among_leaders(self, local_leader: Leader) -> Leader: ...  # noqa: D102
+    def broadcast(self, flat: torch.Tensor, root_world_rank: int, scope: Scope) -> None: ...  # noqa: D102
+    def average(self, flat: torch.Tensor, scope: Scope) -> None: ...  # noqa: D102
+    def maximum(self, counts: torch.Tensor, scope: Scope) -> None: ...  # noqa: D102
+    def gradient_averaging(self, optimizer: torch.optim.Optimizer, named: Any) -> torch.optim.Optimizer: ...  # noqa: D102
+    def averaging_gradients(self, nbytes: int) -> AbstractContextManager[None]: ...  # noqa: D102
+
+
+def option(default: Any, symbol: str, help_text: str, choices: Sequence[str] = ()) -> Any:
+    """A field of an algorithm's options: its default, the paper's symbol, and the text for ``--help``."""
+    return field(default=default, metadata={"symbol": symbol, "help": help_text, "choices": tuple(choices)})
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of an algorithm: a frozen dataclass of `option` fields, one subclass a method."""
+
+    def check(self) -> None:
+        """Raise `UsageError` for values that no run can have."""
+        for each in fields(self):
+            value, choices = getattr(self, each.name), each.metadata["choices"]
+            if choices and value not in choices:
+                raise UsageError(f"{flag(each.name)} {value!r}: choose from {', '.join(choices)}")
+
+    def useless(self, topology: Topology) -> list[str]:  # noqa: ARG002
+        """A sentence for each value given that has no effect with these groups."""
+        return []
+
+    def resolved(self, topology: Topology) -> Options:  # noqa: ARG002
+        """The same with defaults filled in that depend on the groups."""
+        return self
+
+
+def flag(option_name: str) -> str:
+    """The command-line spelling of an option."""
+    return "--" + option_name.replace("_", "-")
+
+
+def check_period(name: str, value: int) -> None:
+    """Raise `UsageError` unless a communication period is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{flag(name)} {value}: a period is a whole number of iterations, at least 1")
+
+
+def check_pull(name: str, value: float) -> None:
+    """Raise `UsageError` unless a pull lies in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise UsageError(f"{flag(name)} {value}: a pull lies between 0 (none) and 1 (onto the leader)")
+
+
+class Algorithm(ABC):
+    """A method, for one worker.
+
+    ``optimizer.step(loss)`` of the public face calls `before_update`, `update` and `after_update`, in this
+    order, on every worker and with the same iteration count. What they pass to the communicator's
+    collectives, and when, is the method.
+    """
+
+    name: ClassVar[str]
+    options_class: ClassVar[type[Options]] = Options
+
+    def __init__(
+        self,
+        options: Any,
+        communicator: Communicator,
+        parameters: FlatTensors,
+        model: torch.nn.Module,  # noqa: ARG002
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        self.options = options
+        self.communicator = communicator
+        self.parameters = parameters
+        self.optimizer = optimizer
+        self.step = 0
+        self._started = time.perf_counter()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since this worker's algorithm was made."""
+        return time.perf_counter() - self._started
+
+    def before_update(self, loss: torch.Tensor | float) -> None:  # noqa: B027
+        """What happens between the gradient and the worker's own step. ``loss`` is this mini-batch's."""
+
+    def update(self) -> None:
+        """The worker's own optimizer step."""
+        self.optimizer.step()
+
+    @abstractmethod
+    def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:
+        """What happens after the worker's own step; yields the rounds that elected a leader."""
+
+    @abstractmethod
+    def write_evaluated(self, into: torch.Tensor) -> None:
+        """Write the variable that the paper evaluates into ``into``, shaped like the flat parameters.
+
+        Collective over the world; changes nothing that training uses.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the method itself remembers between iterations."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        self.step = state["step"]

@@ -1,0 +1,376 @@
+"""The one room that talks: MPI communicators for small decisions, Horovod for large tensors.
+
+Every rank creates every communicator and process set in the same order; `Communicator.close` frees them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+# mpi4py initialises MPI, with the thread level that Horovod's background thread needs: before Horovod.
+from mpi4py import MPI
+
+# isort: split
+import horovod.torch as hvd
+import numpy as np
+import torch
+from horovod.common.exceptions import HorovodInternalError
+
+from lsgd_mpi.errors import CommunicationError, LsgdError, SetupError, UsageError
+from lsgd_mpi.launcher import broken_promise, promise
+from lsgd_mpi.leaders import Leader, Round, Scope, offered_loss
+from lsgd_mpi.groups import GroupSpec, Topology, make_topology
+
+_Result = TypeVar("_Result")
+
+#: Payload of one election: a float64 loss and an int32 rank, padded as C pads it.
+ELECTION_BYTES = 16
+
+#: Horovod looks for work this often, and a broadcast waits for it twice; its default of 1 ms would double
+#: the time of a pull of 1 million parameters (benchmarks/pull_round.py).
+DEFAULT_CYCLE_TIME_MS = "0.2"
+
+_THREAD_LEVELS = {
+    MPI.THREAD_SINGLE: "MPI_THREAD_SINGLE",
+    MPI.THREAD_FUNNELED: "MPI_THREAD_FUNNELED",
+    MPI.THREAD_SERIALIZED: "MPI_THREAD_SERIALIZED",
+    MPI.THREAD_MULTIPLE: "MPI_THREAD_MULTIPLE",
+}
+
+_PAIR = np.dtype([("loss", np.float64), ("world_rank", np.int32)], align=True)
+_ROUND_TAG = 1
+
+
+@dataclass
+class Traffic:
+    """What one rank's communication came to.
+
+    ``sent_bytes`` counts the payload of each collective that the rank took part in; ``comm_s`` the seconds
+    in transfers of tensors; ``wait_s`` the seconds in elections and barriers, whose few bytes take no time
+    of their own, so that nearly all of it is waiting for slower ranks.
+    """
+
+    sent_bytes: int = 0
+    comm_s: float = 0.0
+    wait_s: float = 0.0
+
+
+class Communicator:
+    """The collectives that algorithms use, over the groups of one `Topology`.
+
+    World ranks name everyone, also inside a group. Every method is a collective over the scope that it
+    names and must be called by all its ranks in the same order, unless its docstring says otherwise.
+    """
+
+    def __init__(self, topology: Topology, world: MPI.Intracomm, process_sets: Sequence[Any]) -> None:
+        self.topology = topology
+        self.world_rank = world.Get_rank()
+        self.group = topology.group_of(self.world_rank)
+        self.traffic = Traffic()
+        self._world = world
+        self._group = world.Split(self.group, key=self.world_rank)
+        # Leaders change every round and communicators are dear to make, so one fixed rank of each group,
+        # its first, speaks for whoever leads the group in the election among leaders.
+        self._speaks = self._group.Get_rank() == 0
+        self._leaders = world.Split(0 if self._speaks else MPI.UNDEFINED, key=self.world_rank)
+        self._reports = world.Dup()
+        self._pending_reports: list[Any] = []
+        self._process_sets: dict[Scope, Any] = {
+            "global": hvd.global_process_set,
+            "local": process_sets[self.group] or hvd.global_process_set,
+        }
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.topology.world_size
+
+    def scope_size(self, scope: Scope) -> int:
+        """Number of ranks in this rank's group ("local") or in the world ("global")."""
+        return self.world_size if scope == "global" else len(self.topology.groups[self.group])
+
+    def elect(self, loss: float) -> Leader:
+        """The member of this rank's group with the lowest loss: one MINLOC allreduce of 16 bytes."""
+        offer = _pair(Leader(offered_loss(loss), self.world_rank))
+        with self._timed("wait_s", ELECTION_BYTES):
+            self._group.Allreduce(MPI.IN_PLACE, [offer, 1, MPI.DOUBLE_INT], op=MPI.MINLOC)
+        return _leader(offer)
+
+    def elect_among_leaders(self, local_leader: Leader) -> Leader:
+        """The best of all groups' leaders: MINLOC over the inter-group communicator, told to each group."""
+        winner = _pair(local_leader)
+        with self._timed("wait_s", ELECTION_BYTES):
+            if self._speaks:
+                self._leaders.Allreduce(MPI.IN_PLACE, [winner, 1, MPI.DOUBLE_INT], op=MPI.MINLOC)
+            self._group.Bcast([winner, 1, MPI.DOUBLE_INT], root=0)
+        return _leader(winner)
+
+    def broadcast(self, flat: torch.Tensor, root_world_rank: int, scope: Scope) -> None:
+        """Overwrite ``flat`` with the root's, in place: one Horovod broadcast, nothing packed."""
+        if self.scope_size(scope) == 1:
+            return
+        with self._timed("comm_s", _nbytes(flat)):
+            hvd.broadcast_(flat, root_world_rank, self._name("broadcast", scope), self._process_sets[scope])
+
+    def average(self, flat: torch.Tensor, scope: Scope) -> None:
+        """Overwrite ``flat`` with its mean over the scope, in place: one Horovod allreduce."""
+        if self.scope_size(scope) == 1:
+            return
+        with self._timed("comm_s", _nbytes(flat)):
+            name = self._name("average", scope)
+            hvd.allreduce_(flat, name=name, op=hvd.Average, process_set=self._process_sets[scope])
+
+    def maximum(self, counts: torch.Tensor, scope: Scope) -> None:
+        """Overwrite an integer tensor with its elementwise maximum over the scope, in place."""
+        host = counts.cpu().numpy()
+        communicator = self._world if scope == "global" else self._group
+        with self._timed("comm_s", host.nbytes):
+            communicator.Allreduce(MPI.IN_PLACE, host, op=MPI.MAX)
+        counts.copy_(torch.from_numpy(host))
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sums over the world of a few float64 numbers, the same bits on every rank."""
+        total = np.array(values, dtype=np.float64)
+        with self._timed("wait_s", total.nbytes):
+            self._world.Allreduce(MPI.IN_PLACE, total, op=MPI.SUM)
+        return [float(value) for value in total]
+
+    def start_maximum(self, values: Sequence[float]) -> Callable[[], list[float]]:
+        """Start the maxima over the world of a few float64 numbers; call the result to wait for them."""
+        largest = np.array(values, dtype=np.float64)
+        request = self._world.Iallreduce(MPI.IN_PLACE, largest, op=MPI.MAX)
+
+        def finish() -> list[float]:
+            with self._timed("wait_s", largest.nbytes):
+                request.Wait()
+            return [float(value) for value in largest]
+
+        return finish
+
+    def start_equal(self, named: Sequence[tuple[str, torch.Tensor]]) -> None:
+        """Overwrite each tensor with world rank 0's, in place, all broadcasts under way together."""
+        if self.world_size == 1:
+            return
+        dense = [(name, tensor.detach(), tensor.detach().contiguous()) for name, tensor in named]
+        handles = [hvd.broadcast_async_(sent, 0, name=f"lsgd.start.{name}") for name, _, sent in dense]
+        for handle, (_, tensor, sent) in zip(handles, dense, strict=True):
+            hvd.synchronize(handle)
+            if sent.data_ptr() != tensor.data_ptr():
+                tensor.copy_(sent)
+
+    def gradient_averaging(self, optimizer: torch.optim.Optimizer, named: Any) -> torch.optim.Optimizer:
+        """Horovod's DistributedOptimizer around ``optimizer``: gradients averaged over the world."""
+        wrapped: torch.optim.Optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=named)
+        return wrapped
+
+    @contextmanager
+    def averaging_gradients(self, nbytes: int) -> Iterator[None]:
+        """Time and count what happens inside as the transfer of ``nbytes`` of gradients. Not collective."""
+        with self._timed("comm_s", nbytes if self.world_size > 1 else 0):
+            yield
+
+    def barrier(self) -> None:
+        """Wait until every rank of the world is here."""
+        with self._timed("wait_s", 0):
+            self._world.Barrier()
+
+    def gather(self, value: _Result) -> list[_Result]:
+        """Every rank's value, on every rank, by world rank; pickled, so for set-up only."""
+        return self._world.allgather(value)
+
+    def report_round(self, finished: Round) -> None:
+        """Send a local round to world rank 0 without waiting, if this rank speaks for its group.
+
+        Not collective. Rank 0 takes the messages with `reported_rounds`.
+        """
+        if self._speaks and self.world_rank != 0:
+            self._pending_reports.append(self._reports.isend(finished, dest=0, tag=_ROUND_TAG))
+            self._pending_reports = [request for request in self._pending_reports if not request.Test()]
+
+    def reported_rounds(self) -> list[Round]:
+        """The other groups' rounds that have arrived on world rank 0; elsewhere none. Does not wait."""
+        rounds = []
+        while self.world_rank == 0 and self._reports.iprobe(source=MPI.ANY_SOURCE, tag=_ROUND_TAG):
+            rounds.append(self._reports.recv(source=MPI.ANY_SOURCE, tag=_ROUND_TAG))
+        return rounds
+
+    def remaining_rounds(self) -> list[Round]:
+        """All reports that were sent before this call anywhere: collective over the world."""
+        # Each speaker's own messages arrive in order, so an end marker says that it has no more.
+        if self.world_rank != 0:
+            if self._speaks:
+                self._reports.send(None, dest=0, tag=_ROUND_TAG)
+                MPI.Request.waitall(self._pending_reports)
+                self._pending_reports = []
+            return []
+        rounds, speaking = [], len(self.topology.groups) - 1
+        while speaking:
+            message = self._reports.recv(source=MPI.ANY_SOURCE, tag=_ROUND_TAG)
+            if message is None:
+                speaking -= 1
+            else:
+                rounds.append(message)
+        return rounds
+
+    def close(self) -> None:
+        """Stop Horovod and free the communicators. Collective over the world."""
+        hvd.shutdown()
+        for communicator in (self._reports, self._leaders, self._group, self._world):
+            if communicator != MPI.COMM_NULL:
+                communicator.Free()
+
+    def _name(self, operation: str, scope: Scope) -> str:
+        # Horovod's automatic names are counters, which one extra operation on one rank would shift.
+        return f"lsgd.{operation}.{scope if scope == 'global' else f'group{self.group}'}"
+
+    @contextmanager
+    def _timed(self, kind: str, nbytes: int) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        except (HorovodInternalError, MPI.Exception) as error:
+            raise CommunicationError(
+                f"world rank {self.world_rank} lost the others in a collective: {error}"
+            ) from error
+        setattr(self.traffic, kind, getattr(self.traffic, kind) + time.perf_counter() - start)
+        self.traffic.sent_bytes += nbytes
+
+
+def start(spec: GroupSpec) -> Communicator:
+    """Check MPI, find the groups that ``spec`` asks for, and start Horovod with their process sets.
+
+    Collective over the world. Raises, on all ranks alike, `UsageError` for impossible or differing groups
+    and `SetupError` if the launcher, MPI and Horovod do not fit together.
+    """
+    raise_together(_mpi_problem())
+    specs = MPI.COMM_WORLD.allgather(spec)
+    if any(other != specs[0] for other in specs):
+        raise_together(
+            UsageError(f"the ranks were started with different groups: {_first_difference(specs)}")
+        )
+    topology = make_topology(spec, MPI.COMM_WORLD.allgather(MPI.Get_processor_name()))
+    # A set of one rank is never needed and one equal to the world is an error for Horovod.
+    process_sets = [
+        hvd.ProcessSet(list(members)) if 1 < len(members) < topology.world_size else None
+        for members in topology.groups
+    ]
+    os.environ.setdefault("HOROVOD_CYCLE_TIME", DEFAULT_CYCLE_TIME_MS)
+    world = MPI.COMM_WORLD.Dup()
+    hvd.init(comm=world, process_sets=[process_set for process_set in process_sets if process_set])
+    raise_together(_horovod_problem())
+    return Communicator(topology, world, process_sets)
+
+
+def raise_together(problem: LsgdError | None) -> None:
+    """Raise, on all ranks alike, the problem of the lowest rank that has one. Collective over the world."""
+    mine = None if problem is None else (type(problem), str(problem))
+    found = [(rank, theirs) for rank, theirs in enumerate(MPI.COMM_WORLD.allgather(mine)) if theirs]
+    if not found:
+        return
+    rank, (kind, message) = found[0]
+    everywhere = len({theirs for _, theirs in found}) == 1 and len(found) == MPI.COMM_WORLD.Get_size()
+    error = kind(message if everywhere else f"world rank {rank}: {message}")
+    error.agreed = True
+    raise error
+
+
+def check_equal(what: str, value: object) -> None:
+    """Raise `UsageError` on all ranks if ``value`` is not the same on each. Collective over the world.
+
+    ``value`` is made of plain built-in types; digests travel first, so that equal values cost 32 bytes.
+    """
+    digest = hashlib.sha256(repr(value).encode()).digest()
+    if len(set(MPI.COMM_WORLD.allgather(digest))) > 1:
+        values = MPI.COMM_WORLD.allgather(value)
+        raise_together(UsageError(f"the ranks have different {what}: {_first_difference(values)}"))
+
+
+def mpi_rank_and_size() -> tuple[int, int]:
+    """World rank and size as MPI has them, before `start`."""
+    return MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+
+
+def abort(exit_code: int) -> None:
+    """End the job on all ranks at once with ``exit_code``. Not collective."""
+    MPI.COMM_WORLD.Abort(exit_code)
+
+
+def mpi_libraries(memory_map: str) -> list[str]:
+    """Files of the MPI libraries in the text of ``/proc/self/maps``."""
+    pattern = r"(/\S.*/lib(?:mpi|mpich|mpi_\w+)\.so\S*)$"
+    found = {Path(match).resolve() for match in re.findall(pattern, memory_map, re.MULTILINE)}
+    return sorted(str(path) for path in found if not re.search(r"libmpi_(?:cxx|mpifh|usempi)", path.name))
+
+
+def facts() -> dict[str, object]:
+    """What MPI and Horovod are, for the run directory and `lsgd-mpi doctor`."""
+    maps = Path("/proc/self/maps")
+    return {
+        "mpi_library": MPI.Get_library_version().split("\x00")[0].splitlines()[0].strip(),
+        "mpi_files": mpi_libraries(maps.read_text(encoding="utf-8")) if maps.exists() else [],
+        "mpi_thread_level": _THREAD_LEVELS[MPI.Query_thread()],
+        "horovod_mpi": bool(hvd.mpi_built()),
+        "horovod_nccl": bool(hvd.nccl_built()),
+        "horovod_gloo": bool(hvd.gloo_built()),
+        "horovod_cycle_time_ms": os.environ.get("HOROVOD_CYCLE_TIME", ""),
+    }
+
+
+def horovod_has_nccl() -> bool:
+    """Whether Horovod can move CUDA tensors by NCCL."""
+    return bool(hvd.nccl_built())
+
+
+def _mpi_problem() -> SetupError | None:
+    broken = broken_promise(promise(), MPI.COMM_WORLD.Get_size())
+    if broken:
+        return SetupError(broken)
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        return SetupError(
+            f"MPI runs with thread level {_THREAD_LEVELS[MPI.Query_thread()]}, Horovod's background thread "
+            "needs MPI_THREAD_MULTIPLE: import lsgd_mpi before anything that starts MPI, do not set "
+            "MPI4PY_RC_THREAD_LEVEL, and use an MPI library that was built with thread support"
+        )
+    if not hvd.mpi_built():
+        return SetupError("Horovod was built without MPI: build it again with bin/setup --rebuild")
+    files = facts()["mpi_files"]
+    if isinstance(files, list) and len(files) > 1:
+        return SetupError(
+            f"mpi4py and Horovod use different MPI libraries ({' and '.join(files)}): build Horovod again "
+            "with bin/setup --rebuild, and let neither LD_PRELOAD nor MPI4PY_LIBMPI name another"
+        )
+    return None
+
+
+def _horovod_problem() -> SetupError | None:
+    if (hvd.size(), hvd.rank()) == (MPI.COMM_WORLD.Get_size(), MPI.COMM_WORLD.Get_rank()):
+        return None
+    return SetupError(
+        f"Horovod has rank {hvd.rank()} of {hvd.size()} where MPI has rank {MPI.COMM_WORLD.Get_rank()} of "
+        f"{MPI.COMM_WORLD.Get_size()}: start with mpirun, srun --mpi=pmix or horovodrun --mpi"
+    )
+
+
+def _first_difference(values: Sequence[object]) -> str:
+    rank = next(rank for rank, value in enumerate(values) if value != values[0])
+    return f"{values[0]!r} on world rank 0, {values[rank]!r} on world rank {rank}"
+
+
+def _pair(leader: Leader) -> np.ndarray[Any, Any]:
+    return np.array([(leader.loss, leader.world_rank)], dtype=_PAIR)
+
+
+def _leader(pair: np.ndarray[Any, Any]) -> Leader:
+    return Leader(float(pair["loss"][0]), int(pair["world_rank"][0]))
+
+
+def _nbytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,180 @@
+"""The public face: a torch optimizer with a distributed method around it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from lsgd_mpi import comm, runtime
+from lsgd_mpi.algorithms import find_algorithm, make_options
+from lsgd_mpi.errors import UsageError
+from lsgd_mpi.flat import FlatTensors, trainable_parameters
+from lsgd_mpi.leaders import Round
+
+
+class DistributedOptimizer(torch.optim.Optimizer):
+    """Train ``model`` with ``optimizer`` on this rank and with ``algorithm`` among the ranks.
+
+    ``optimizer`` is any torch optimizer over parameters of ``model``; ``algorithm`` a registered name
+    (`lsgd_mpi.algorithms`), and ``options`` are its options, such as ``local_period``. Making one is
+    collective: all ranks must give the same algorithm, options and model, and afterwards hold the
+    parameters and buffers of world rank 0, unless ``equal_start`` is false.
+
+    The model's trainable parameters become views of one flat tensor: move or cast the model before.
+    The result is a torch optimizer, for learning-rate schedulers and the like; `step` takes the loss.
+
+    Raises `UsageError` before `lsgd_mpi.init`, for options that cannot be, for models that cannot be
+    exchanged, and for ranks that disagree.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: torch.nn.Module,
+        algorithm: str = "lsgd",
+        *,
+        equal_start: bool = True,
+        **options: Any,
+    ) -> None:
+        # Not torch's own constructor: groups, state and defaults are those of the optimizer inside.
+        self._communicator = runtime.communicator()
+        topology = self._communicator.topology
+        cls = find_algorithm(algorithm)
+        given = make_options(algorithm, options)
+        for sentence in given.useless(topology):
+            warnings.warn(sentence, stacklevel=2)
+        parameters = trainable_parameters(model)
+        _check_covered(optimizer, model)
+        comm.check_equal(
+            "algorithm, options and parameters",
+            (
+                algorithm,
+                repr(given),
+                [(name, str(each.dtype), tuple(each.shape)) for name, each in parameters],
+            ),
+        )
+        self._parameters = FlatTensors(parameters)
+        if equal_start:
+            frozen = [(name, each) for name, each in model.named_parameters() if not each.requires_grad]
+            self._communicator.start_equal(
+                [("parameters", self._parameters.flat), *frozen, *model.named_buffers()]
+            )
+        self._algorithm = cls(
+            given.resolved(topology), self._communicator, self._parameters, model, optimizer
+        )
+        self._evaluation: torch.Tensor | None = None
+        self._rounds: list[Round] = []
+
+    # What torch's schedulers and users read and change is the inner optimizer's own.
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The groups of the optimizer inside, whose ``lr`` and others may be changed."""
+        return self._algorithm.optimizer.param_groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The state of the optimizer inside; never exchanged."""
+        return self._algorithm.optimizer.state
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The defaults of the optimizer inside."""
+        return self._algorithm.optimizer.defaults
+
+    @property
+    def rounds(self) -> list[Round]:
+        """The rounds so far, with their leaders, in the order in which this rank learnt of them.
+
+        On world rank 0 those of all groups (another group's within a step or so of its round, see
+        `finish`), elsewhere those of this rank's own group and the global ones.
+        """
+        return self._rounds
+
+    @property
+    def traffic(self) -> comm.Traffic:
+        """Bytes sent and seconds spent in communication by this rank since `lsgd_mpi.init`."""
+        return self._communicator.traffic
+
+    @property
+    def options(self) -> Any:
+        """The algorithm's options with every default filled in: a frozen dataclass."""
+        return self._algorithm.options
+
+    def step(self, loss: torch.Tensor | float | None = None) -> None:  # type: ignore[override]
+        """One iteration: communication that comes before, the inner optimizer's step, and after.
+
+        ``loss`` is this mini-batch's training loss, a float or a tensor of one element. Collective in the
+        iterations in which a round is due. Raises `NumericalError` when no worker of a group has a finite
+        loss, and `CommunicationError` when the other ranks are lost.
+        """
+        if loss is None or callable(loss):
+            raise UsageError(
+                "leaders are elected by their loss: call optimizer.step(loss), without a closure"
+            )
+        self._algorithm.before_update(loss)
+        self._algorithm.update()
+        for finished in self._algorithm.after_update(loss):
+            self._rounds.append(finished)
+            if finished.scope == "local":
+                self._communicator.report_round(finished)
+        self._rounds.extend(self._communicator.reported_rounds())
+
+    def finish(self) -> None:
+        """Wait until world rank 0 has heard of all rounds, at the end of training. Collective."""
+        self._rounds.extend(self._communicator.remaining_rounds())
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients, as in torch."""
+        self._algorithm.optimizer.zero_grad(set_to_none=set_to_none)
+
+    @contextmanager
+    def evaluated_parameters(self) -> Iterator[None]:
+        """Inside the context the model holds what the paper evaluates; after it, its own parameters again.
+
+        For leader SGD that is the average over all workers. Collective at its start. Changes nothing that
+        training uses; the first call allocates one buffer of the parameters' size. The model's buffers stay
+        this rank's own: `lsgd_mpi.evaluate.recalibrated` re-estimates batch-norm statistics.
+        """
+        if self._evaluation is None:
+            self._evaluation = torch.empty_like(self._parameters.flat)
+        self._algorithm.write_evaluated(self._evaluation)
+        with self._parameters.showing(self._evaluation):
+            yield
+
+    def state_dict(self) -> dict[str, Any]:
+        """The inner optimizer's state and the algorithm's, of this rank."""
+        return {
+            "optimizer": self._algorithm.optimizer.state_dict(),
+            "algorithm": {"name": self._algorithm.name, **self._algorithm.state_dict()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from `state_dict`, of the same rank. Raises `UsageError` for another algorithm's."""
+        state = state_dict["algorithm"]
+        if state["name"] != self._algorithm.name:
+            raise UsageError(f"the saved state is of {state['name']}, not of {self._algorithm.name}")
+        self._algorithm.optimizer.load_state_dict(state_dict["optimizer"])
+        self._algorithm.load_state_dict(state)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:  # noqa: ARG002
+        """Refused: which parameters are exchanged is fixed when the optimizer is made."""
+        raise UsageError("add parameter groups to the torch optimizer before DistributedOptimizer is made")
+
+    def __repr__(self) -> str:
+        algorithm = self._algorithm
+        return f"DistributedOptimizer({algorithm.name}, {algorithm.options}, {algorithm.optimizer})"
+
+
+def _check_covered(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
+    if isinstance(optimizer, DistributedOptimizer):
+        raise UsageError("the optimizer is a DistributedOptimizer already")
+    known = {id(parameter) for parameter in model.parameters()}
+    if any(id(each) not in known for group in optimizer.param_groups for each in group["params"]):
+        raise UsageError(
+            "the optimizer holds a parameter that is not the model's: give the model it was made for"
+        )

@@ -1,0 +1,136 @@
+"""The state of one process: whether lsgd_mpi was started, with which groups, and how a job ends.
+
+The public functions of `lsgd_mpi` for ranks and groups are here; the words are Horovod's.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import time
+import traceback
+from types import TracebackType
+
+from lsgd_mpi import comm
+from lsgd_mpi.errors import LsgdError, UsageError
+from lsgd_mpi.groups import GroupSpec, Topology, make_topology
+
+_communicator: comm.Communicator | None = None
+
+#: Ranks that are not to print a failure leave that long to the one that is, before they end the job.
+_GRACE_S = 5.0
+
+
+def init(groups: GroupSpec = "node") -> None:
+    """Start MPI, Horovod and the groups: ``"node"``, a group size, or a list of lists of world ranks.
+
+    Collective over all ranks. Calling it again with the same groups does nothing. From here on an uncaught
+    exception on one rank ends the job on all. Raises `UsageError` for impossible groups, or others than
+    before, and `SetupError` if launcher, MPI and Horovod do not fit together.
+    """
+    global _communicator
+    if _communicator is not None:
+        _check_same_groups(groups, _communicator.topology)
+        return
+    _communicator = comm.start(groups)
+    sys.excepthook = _end_job_of_uncaught
+    atexit.register(shutdown)
+
+
+def shutdown() -> None:
+    """Stop Horovod and free the communicators. Collective; does nothing if `init` was not called."""
+    global _communicator
+    if _communicator is not None:
+        closing, _communicator = _communicator, None
+        sys.excepthook = sys.__excepthook__
+        closing.close()
+
+
+def communicator() -> comm.Communicator:
+    """The communicator of this process. Raises `UsageError` before `init`."""
+    if _communicator is None:
+        raise UsageError("call lsgd_mpi.init() first")
+    return _communicator
+
+
+def is_initialized() -> bool:
+    """Whether `init` was called (and `shutdown` was not)."""
+    return _communicator is not None
+
+
+def topology() -> Topology:
+    """The groups of this run."""
+    return communicator().topology
+
+
+def rank() -> int:
+    """World rank of this process."""
+    return communicator().world_rank
+
+
+def size() -> int:
+    """Number of ranks in the world."""
+    return communicator().world_size
+
+
+def local_rank() -> int:
+    """Position of this process among those of its node."""
+    return topology().local_rank(rank())
+
+
+def group_rank() -> int:
+    """Position of this process in its group."""
+    return topology().group_rank(rank())
+
+
+def end_job(error: BaseException) -> int:
+    """Say why the job ends, once, and return the exit code; aborts the other ranks if they do not know.
+
+    A `LsgdError` is one sentence on stderr, anything else a traceback. If all ranks raised the same error
+    together (``error.agreed``) rank 0 says it and this returns, so that every rank can leave in order.
+    Otherwise the rank that failed ends the job everywhere by ``MPI_Abort``, and this does not return.
+    """
+    world_rank, world_size = comm.mpi_rank_and_size()
+    exit_code = error.exit_code if isinstance(error, LsgdError) else 1
+    reporter = getattr(error, "reporter", None)
+    if getattr(error, "agreed", False) or world_size == 1:
+        if world_rank == 0:
+            _say(error, None)
+        return exit_code
+    if reporter not in (None, world_rank):
+        time.sleep(_GRACE_S)
+    else:
+        # Where several groups fail in the same moment, the first speaks for all.
+        time.sleep(0.0 if world_rank == 0 or reporter is None else 0.5)
+        _say(error, world_rank)
+    comm.abort(exit_code)
+    return exit_code
+
+
+def _say(error: BaseException, world_rank: int | None) -> None:
+    where = "" if world_rank is None else f"world rank {world_rank}: "
+    if isinstance(error, LsgdError):
+        text = f"lsgd-mpi: {where}{error}\n"
+    else:
+        lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        text = f"lsgd-mpi: {where}unexpected error, ending the job on all ranks\n{lines}"
+    # One write, so that the launcher does not interleave it with what other ranks print.
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+def _end_job_of_uncaught(
+    kind: type[BaseException],  # noqa: ARG001
+    error: BaseException,
+    trace: TracebackType | None,
+) -> None:
+    # Python exits with 1 after a hook, unless the hook itself asks for another code.
+    raise SystemExit(end_job(error.with_traceback(trace)))
+
+
+def _check_same_groups(groups: GroupSpec, current: Topology) -> None:
+    if make_topology(groups, current.hosts).groups != current.groups:
+        raise UsageError(
+            f"init() was already called with other groups ({current.describe()}); Horovod's process sets are "
+            "fixed once it runs: call shutdown() first"
+        )
