@@ -1,6 +1,7 @@
 """How set-up talks, fails and runs other programs."""
 
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 EXIT_USAGE = 2
 EXIT_ENVIRONMENT = 3
 SHOWN_LOG_LINES = 25
+BUILD_ERROR = re.compile(r"(?<![\w-])error:|CMake Error|No space left|Killed")
 
 
 class SetupError(Exception):
@@ -24,7 +26,7 @@ def say(message: str) -> None:
     print(f"setup: {message}", flush=True)
 
 
-def child_environment(first_on_path: Path | None = None, **variables: str) -> dict[str, str]:
+def child_environment(*first_on_path: Path, **variables: str) -> dict[str, str]:
     """The environment for child processes: no trace of another Python environment that is active."""
     environment = dict(os.environ)
     for name in (
@@ -39,8 +41,8 @@ def child_environment(first_on_path: Path | None = None, **variables: str) -> di
         environment.pop(name, None)
     # Libraries of a user's own site directory would stand in for the ones that belong to .venv.
     environment["PYTHONNOUSERSITE"] = "1"
-    if first_on_path is not None:
-        environment["PATH"] = f"{first_on_path}{os.pathsep}{environment.get('PATH', os.defpath)}"
+    folders = [*map(str, first_on_path), environment.get("PATH", os.defpath)]
+    environment["PATH"] = os.pathsep.join(folders)
     environment.update(variables)
     return environment
 
@@ -79,9 +81,24 @@ def run_logged(command: Sequence[str | Path], log: Path, environment: Mapping[st
         except OSError as error:
             raise CommandError(f"{words[0]} cannot be started: {error}") from error
     if code != 0:
-        raise CommandError(
-            f"{Path(words[0]).name} {words[1] if len(words) > 1 else ''} ended with code {code}".strip()
-        )
+        # `pip wheel` tells more than `python`.
+        name = words[2:4] if words[1:2] == ["-m"] else [Path(words[0]).name, *words[1:2]]
+        raise CommandError(f"{' '.join(name)} ended with code {code}")
+
+
+def first_errors(log: Path) -> str:
+    """From the first error that a compiler or CMake reported in the last command's output, else its end.
+
+    What a build prints after its first error says mostly that it failed.
+    """
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    start = max((number for number, line in enumerate(lines) if line.startswith("$ ")), default=0)
+    found = next(
+        (number for number in range(start + 1, len(lines)) if BUILD_ERROR.search(lines[number])), None
+    )
+    if found is None:
+        return last_lines(log)
+    return "\n".join(f"    {line}" for line in lines[found : found + SHOWN_LOG_LINES])
 
 
 def last_lines(log: Path) -> str:

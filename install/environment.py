@@ -48,7 +48,9 @@ ROOT = HERE.parent
 
 def digest(tree: Tree, options: Options) -> str:
     """A hash over the options and every file of the project that decides what is installed."""
-    files = [*sorted((tree.root / "install").glob("*.*")), tree.root / "setup.py"]
+    folder = tree.root / "install"
+    files = sorted(file for ending in ("py", "txt", "patch") for file in folder.glob(f"*.{ending}"))
+    files.append(tree.root / "setup.py")
     parts = [
         json.dumps(vars(options), sort_keys=True),
         str(tree.root),
@@ -141,10 +143,11 @@ def install_packages(tree: Tree, options: Options, packages: Packages) -> None:
 def torch_facts(tree: Tree) -> dict[str, str]:
     """Import torch and torchvision once; returns what the Horovod build depends on."""
     program = (
-        "import json, sysconfig, torch\n"
-        "facts = {'version': torch.__version__, 'cuda': torch.version.cuda or '',\n"
-        "         'cxx11_abi': str(torch.compiled_with_cxx11_abi()), 'vision': '',\n"
-        "         'python': sysconfig.get_config_var('SOABI') or '', 'platform': sysconfig.get_platform()}\n"
+        "import json, platform, sysconfig, torch\n"
+        "facts = {'version': torch.__version__, 'cuda': torch.version.cuda or '', 'vision': '',\n"
+        "         'cxx11_abi': str(torch.compiled_with_cxx11_abi()),\n"
+        "         'python': sysconfig.get_config_var('SOABI') or '',\n"
+        "         'platform': ' '.join([sysconfig.get_platform(), *platform.libc_ver()])}\n"
         "try:\n"
         "    import torchvision\n"
         "except Exception as error:\n"

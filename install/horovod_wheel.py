@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import tarfile
 import tempfile
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import unified_diff
-from console import CommandError, SetupError, child_environment, last_lines, run_logged, say
+from console import CommandError, SetupError, child_environment, first_errors, last_lines, run_logged, say
 from probes import Cuda, Mpi, gpu_architectures
 
 HERE = Path(__file__).resolve().parent
@@ -129,7 +130,7 @@ def cached_wheel(folder: Path) -> Path | None:
         told = json.loads(manifest.read_text(encoding="utf-8"))
         wheel = folder / str(told["wheel"])
         whole = sha256_of(wheel) == told["sha256"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return wheel if whole else None
 
@@ -173,7 +174,7 @@ def fetch_sdist(python: Path, log: Path) -> Path:
             "--require-hashes", "-r", REQUIREMENT, "-d", folder,
         ]  # fmt: skip
         try:
-            run_logged(command, log, child_environment(first_on_path=python.parent))
+            run_logged(command, log, child_environment(python.parent))
         except CommandError as error:
             raise SetupError(
                 f"Horovod {pinned.version} could not be downloaded ({error}): check the network and pip's "
@@ -262,13 +263,33 @@ def unpack_nccl(nccl: Nccl, python: Path, folder: Path, log: Path) -> Path:
         folder,
         nccl.requirement,
     ]
-    run_logged(command, log, child_environment(first_on_path=python.parent))
+    run_logged(command, log, child_environment(python.parent))
     home = folder / "nvidia" / "nccl"
     # The linker looks for the name without a version, which the wheel leaves out.
     plain = home / "lib" / "libnccl.so"
     if not plain.exists():
         plain.symlink_to("libnccl.so.2")
     return home
+
+
+def wrap_mpi(venv: Path, link: Path, folder: Path) -> None:
+    """Put stand-ins for ``mpicxx``, ``mpicc`` and ``mpiexec`` into ``folder``.
+
+    The wheel's wrappers look through symbolic links and tell CMake the real path; the stand-ins say ``link``.
+    CMake takes the wrappers beside the first ``mpiexec`` and only asks them for their options.
+    """
+    folder.mkdir()
+    real, fake = (shlex.quote(str(path)) for path in (venv, link))
+    replace = shlex.quote("import sys; print(sys.argv[1].replace(sys.argv[2], sys.argv[3]))")
+    scripts = {"mpiexec": f'exec {fake}/bin/mpiexec "$@"\n'}
+    for wrapper in ("mpicxx", "mpicc"):
+        scripts[wrapper] = (
+            f'told=$({fake}/bin/{wrapper} "$@") || exit\n'
+            f'exec {fake}/bin/python -c {replace} "$told" {real} {fake}\n'
+        )
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}", encoding="utf-8")
+        (folder / name).chmod(0o755)
 
 
 def build(
@@ -281,6 +302,8 @@ def build(
         link = folder / "env"
         link.symlink_to(venv, target_is_directory=True)
         python = link / "bin" / "python"
+        if mpi.kind == "wheel":
+            wrap_mpi(venv, link, folder / "bin")
         sources = unpack(fetch_sdist(python, log), folder)
         say("building Horovod: 3 to 7 minutes on two cores" + (", a little more with NCCL" if nccl else ""))
         say(f"the compiler's output goes to {log}")
@@ -296,11 +319,11 @@ def build(
                 "--no-deps",
                 "--no-build-isolation",
             ]
-            environment = child_environment(first_on_path=python.parent, **variables)
-            run_logged([*command, "-w", folder / "out", sources], log, environment)
+            environment = child_environment(folder / "bin", python.parent, **variables)
+            run_logged([*command, "--no-clean", "-w", folder / "out", sources], log, environment)
         except CommandError as error:
             raise SetupError(
-                f"Horovod could not be built ({error}). All output is in {log}; its end:\n{last_lines(log)}"
+                f"Horovod could not be built ({error}). All output is in {log}:\n{first_errors(log)}"
             ) from error
         wheels = sorted((folder / "out").glob("horovod-*.whl"))
         return keep(wheels[0], made_of, cache_folder() / made_of.key())

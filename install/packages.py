@@ -77,7 +77,7 @@ class Packages:
         run_logged([self.tree.python, "-m", "pip", "install", *arguments], self.tree.log, self._environment())
 
     def _environment(self) -> dict[str, str]:
-        return child_environment(first_on_path=self.tree.venv / "bin")
+        return child_environment(self.tree.venv / "bin")
 
     def _pip_succeeds(self, *arguments: str) -> bool:
         try:

@@ -132,7 +132,7 @@ def find_system_mpicxx() -> Path:
 
 def describe_mpi(mpicxx: Path, venv: Path, kind: str) -> Mpi:
     """Ask an MPI's compiler wrapper and launcher what they are."""
-    environment = child_environment(first_on_path=mpicxx.parent)
+    environment = child_environment(mpicxx.parent)
     mpirun = mpicxx.parent / "mpirun"
     version = output_of([mpirun if mpirun.exists() else "mpirun", "--version"], environment)
     # Open MPI knows --showme, MPICH and what descends from it -show.
@@ -217,7 +217,7 @@ def loaded_libraries(python: Path, imports: Iterable[str]) -> dict[str, str]:
         # MPI's own clean-up at exit is of no interest here, and may complain after a failed import.
         "import os; os._exit(0)\n"
     )
-    environment = child_environment(first_on_path=python.parent, MPI4PY_RC_INITIALIZE="0")
+    environment = child_environment(python.parent, MPI4PY_RC_INITIALIZE="0")
     told = output_of([python, "-c", program, *imports], environment)
     if told is None:
         return {"error": f"{', '.join(imports)}: Python crashed", "mpi": ""}
