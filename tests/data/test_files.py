@@ -151,7 +151,7 @@ def test_broken_idx_files_are_named(tmp_path, file, how, compress):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("how", ["cut", "flipped", "plain"])
+@pytest.mark.parametrize("how", ["cut", "flipped", "no blocks", "plain"])
 def test_broken_compression_is_named(tmp_path, how):
     write_idx(tmp_path, *GREY, compress=True)
     path = tmp_path / f"{IDX_FILES[0]}.gz"
@@ -161,6 +161,7 @@ def test_broken_compression_is_named(tmp_path, how):
         {
             "cut": content[:middle],
             "flipped": content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :],
+            "no blocks": content[:10] + b"\xff" * 10 + content[20:],
             "plain": gzip.decompress(content),
         }[how]
     )

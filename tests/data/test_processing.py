@@ -32,6 +32,7 @@ PROCESSINGS = [
     {"crop": 32, "pad": 4, "flip": 0.5},
     {"crop": 28},
     {"pad": 2, "crop": 36},
+    {"pad": 2},
     {"flip": 0.5},
     {"flip": 1.0},
     {},
