@@ -25,9 +25,9 @@ import torch
 from horovod.common.exceptions import HorovodInternalError
 
 from lsgd_mpi.errors import CommunicationError, LsgdError, SetupError, UsageError
+from lsgd_mpi.groups import GroupSpec, Topology, make_topology
 from lsgd_mpi.launcher import broken_promise, promise
 from lsgd_mpi.leaders import Leader, Round, Scope, offered_loss
-from lsgd_mpi.groups import GroupSpec, Topology, make_topology
 
 _Result = TypeVar("_Result")
 
@@ -276,10 +276,24 @@ def raise_together(problem: LsgdError | None) -> None:
     if not found:
         return
     rank, (kind, message) = found[0]
-    everywhere = len({theirs for _, theirs in found}) == 1 and len(found) == MPI.COMM_WORLD.Get_size()
-    error = kind(message if everywhere else f"world rank {rank}: {message}")
+    error = kind(message if rank == 0 else f"world rank {rank}: {message}")
     error.agreed = True
     raise error
+
+
+def together(action: Callable[[], _Result]) -> _Result:
+    """Do ``action`` on every rank; if it fails on one, raise its error on all. Collective over the world."""
+    result, problem = _attempt(action)
+    raise_together(problem)
+    return result[0]
+
+
+def on_rank_zero(action: Callable[[], _Result]) -> _Result:
+    """Do ``action`` on world rank 0; its result, or its error, on all. Collective over the world."""
+    result, problem = _attempt(action) if MPI.COMM_WORLD.Get_rank() == 0 else ([], None)
+    raise_together(problem)
+    shared: list[_Result] = MPI.COMM_WORLD.bcast(result, root=0)
+    return shared[0]
 
 
 def check_equal(what: str, value: object) -> None:
@@ -329,6 +343,13 @@ def horovod_has_nccl() -> bool:
     return bool(hvd.nccl_built())
 
 
+def _attempt(action: Callable[[], _Result]) -> tuple[list[_Result], LsgdError | None]:
+    try:
+        return [action()], None
+    except LsgdError as error:
+        return [], error
+
+
 def _mpi_problem() -> SetupError | None:
     broken = broken_promise(promise(), MPI.COMM_WORLD.Get_size())
     if broken:
@@ -361,6 +382,10 @@ def _horovod_problem() -> SetupError | None:
 
 def _first_difference(values: Sequence[object]) -> str:
     rank = next(rank for rank, value in enumerate(values) if value != values[0])
+    first, other = values[0], values[rank]
+    if isinstance(first, dict) and isinstance(other, dict):
+        name = next(name for name in first if first[name] != other.get(name))
+        return f"{name} is {first[name]!r} on world rank 0, {other.get(name)!r} on world rank {rank}"
     return f"{values[0]!r} on world rank 0, {values[rank]!r} on world rank {rank}"
 
 

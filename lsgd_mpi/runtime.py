@@ -14,6 +14,7 @@ from types import TracebackType
 from lsgd_mpi import comm
 from lsgd_mpi.errors import LsgdError, UsageError
 from lsgd_mpi.groups import GroupSpec, Topology, make_topology
+from lsgd_mpi.launcher import promise
 
 _communicator: comm.Communicator | None = None
 
@@ -94,7 +95,8 @@ def end_job(error: BaseException) -> int:
     exit_code = error.exit_code if isinstance(error, LsgdError) else 1
     reporter = getattr(error, "reporter", None)
     if getattr(error, "agreed", False) or world_size == 1:
-        if world_rank == 0:
+        promised = promise()
+        if world_rank == 0 and (promised is None or promised.rank == 0):
             _say(error, None)
         return exit_code
     if reporter not in (None, world_rank):

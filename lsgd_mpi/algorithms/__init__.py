@@ -13,7 +13,7 @@ from lsgd_mpi.errors import UsageError
 
 ALGORITHMS: dict[str, type[Algorithm]] = {cls.name: cls for cls in (LSGD, Allreduce)}
 
-__all__ = ["ALGORITHMS", "Algorithm", "Communicator", "Options", "find_algorithm", "make_options"]
+__all__ = ["ALGORITHMS", "Algorithm", "Communicator", "Options", "find_algorithm", "flag", "make_options"]
 
 
 def find_algorithm(name: str) -> type[Algorithm]:

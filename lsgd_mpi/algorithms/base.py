@@ -13,8 +13,8 @@ import torch
 
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.flat import FlatTensors
-from lsgd_mpi.leaders import Leader, Round, Scope
 from lsgd_mpi.groups import Topology
+from lsgd_mpi.leaders import Leader, Round, Scope
 
 
 class Communicator(Protocol):

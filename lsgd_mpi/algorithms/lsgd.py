@@ -12,8 +12,8 @@ from lsgd_mpi.algorithms.base import Algorithm, Communicator, Options, check_per
 from lsgd_mpi.algorithms.buffers import MODES, BufferExchange
 from lsgd_mpi.errors import NumericalError, UsageError
 from lsgd_mpi.flat import FlatTensors
-from lsgd_mpi.leaders import Leader, LossWindow, Round, Scope
 from lsgd_mpi.groups import Topology
+from lsgd_mpi.leaders import Leader, LossWindow, Round, Scope
 
 
 @dataclass(frozen=True)

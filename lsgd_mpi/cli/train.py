@@ -1,0 +1,88 @@
+"""``lsgd-mpi train``: train a network on the ranks that the launcher started."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from lsgd_mpi.config import TrainOptions, add_options, make_train_options, read_config
+from lsgd_mpi.launcher import promise
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_EPILOG = """Start it with a launcher, one process a rank:
+  mpirun -np 4 lsgd-mpi train --groups 2
+  horovodrun -np 4 lsgd-mpi train --groups 2
+Without one it is a single worker. Exit codes: 0 done, 1 unexpected error, 2 bad usage, 3 environment,
+4 data, 5 run directory, 6 numerical failure, 7 communication failure."""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand ``train``; its ``arguments.run`` is `run`."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a network",
+        description="Train a network on the ranks that the launcher started.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", type=Path, help="YAML file with options, which the command line overrides"
+    )
+    parser.add_argument("--print-config", action="store_true", help="print all options and stop")
+    add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train; return the exit code 0. Errors are raised on all ranks together where all can know them."""
+    from lsgd_mpi import comm
+
+    given = dict(vars(arguments))
+    del given["run"]
+    printing = given.pop("print_config", False)
+    options = comm.together(lambda: _options(given))
+    if printing:
+        promised = promise()
+        if promised is None or promised.rank == 0:
+            print(yaml.safe_dump(_plain(options), sort_keys=False, allow_unicode=True), end="")
+        return 0
+    return _train(options)
+
+
+def _options(given: dict[str, object]) -> TrainOptions:
+    path = given.pop("config", None)
+    return make_train_options({**(read_config(Path(str(path))) if path else {}), **given})
+
+
+def _train(options: TrainOptions) -> int:
+    import lsgd_mpi
+    from lsgd_mpi import comm
+    from lsgd_mpi.progress import ConsoleHandler
+    from lsgd_mpi.trainer import train
+
+    comm.check_equal("options", _plain(options))
+    lsgd_mpi.init(options.groups)
+    logger = logging.getLogger("lsgd_mpi")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(ConsoleHandler(logging.INFO if lsgd_mpi.rank() == 0 else logging.ERROR))
+    run_dir = train(options)
+    if lsgd_mpi.rank() == 0:
+        print(f"done: who led, with 'lsgd-mpi leaders {run_dir}'", flush=True)
+    lsgd_mpi.shutdown()
+    return 0
+
+
+def _plain(options: TrainOptions) -> dict[str, object]:
+    values = options.as_dict()
+    return {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+    }

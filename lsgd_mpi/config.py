@@ -1,0 +1,210 @@
+"""The options of a training run: from a YAML file and the command line to one checked, frozen value."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lsgd_mpi.algorithms import ALGORITHMS, Options, flag, make_options
+from lsgd_mpi.data import DATASETS
+from lsgd_mpi.errors import UsageError
+from lsgd_mpi.groups import GroupSpec, format_groups, parse_groups
+from lsgd_mpi.models import MODELS
+
+
+def _option(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": help_text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What to train and how; the options of the algorithm itself stand in ``method``."""
+
+    algorithm: str = _option("lsgd", "method by which the ranks cooperate", tuple(ALGORITHMS))
+    groups: GroupSpec = _option(
+        "node", "'node' (one group a node), the size of a group (4), or world ranks ('0-3;4,6;5,7')"
+    )
+    model: str = _option("cnn7", "network", MODELS)
+    dataset: str = _option("fashion-mnist", "data set", DATASETS)
+    data_dir: Path | None = _option(None, "where the data set's files are (default: the user's cache)")
+    download: bool = _option(True, "download a data set that is not there")
+    limit: int | None = _option(None, "keep only the first so many training and test images")
+    batch_size: int = _option(128, "images a mini-batch of one rank")
+    epochs: float | None = _option(
+        None, "stop after so many passes over the data (default: 10, without --steps or --minutes)"
+    )
+    steps: int | None = _option(None, "stop after so many iterations of each rank")
+    minutes: float | None = _option(None, "stop after so many minutes of training")
+    lr: float = _option(0.05, "learning rate η")
+    lr_milestones: tuple[float, ...] = _option(
+        (), "epochs at which the learning rate drops, such as 30,60,90"
+    )
+    lr_decay: float = _option(0.1, "factor by which it drops")
+    momentum: float = _option(0.9, "momentum δ of each rank's SGD")
+    nesterov: bool = _option(False, "Nesterov's form of the momentum")
+    weight_decay: float = _option(1e-4, "l2 regularisation")
+    seed: int = _option(0, "seed of the initialisation and of the data's order")
+    device: str = _option("auto", "where to compute", ("auto", "cpu", "cuda"))
+    threads: int | None = _option(None, "threads a rank computes with (default: the node's cores shared out)")
+    eval_every: int | None = _option(None, "iterations between two evaluations (default: one epoch)")
+    recalibrate: int = _option(
+        20, "training batches a rank re-estimates batch-norm statistics with before it evaluates"
+    )
+    log_every: int = _option(50, "iterations between two rows of a rank's own table")
+    run_dir: Path | None = _option(
+        None, "where the run is written (default: runs/<algorithm>-<model>-<dataset>-<UTC time>)"
+    )
+    method: Options = field(default_factory=Options, metadata={"help": "the algorithm's own options"})
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every option with its value, flat, for config.yaml, which `--config` reads again."""
+        values = {each.name: getattr(self, each.name) for each in _fields()}
+        if not isinstance(self.groups, str | int):
+            values["groups"] = format_groups(self.groups)
+        return {**values, **dataclasses.asdict(self.method)}
+
+
+def make_train_options(given: Mapping[str, Any]) -> TrainOptions:
+    """Options from names and values; what is not given has its default. Raises `UsageError`."""
+    own = {each.name for each in _fields()}
+    methods = {each.name for cls in ALGORITHMS.values() for each in dataclasses.fields(cls.options_class)}
+    for name in given:
+        if name not in own | methods:
+            near = difflib.get_close_matches(name, own | methods, n=1)
+            raise UsageError(f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    algorithm = given.get("algorithm", TrainOptions.algorithm)
+    method = make_options(algorithm, {name: value for name, value in given.items() if name not in own})
+    return TrainOptions(**{name: value for name, value in given.items() if name in own}, method=method)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of training, each left out of the namespace unless the user gives it."""
+    group = parser.add_argument_group("training")
+    for each in _fields():
+        _add_option(group, each, _readers()[each.name])
+    for name, cls in ALGORITHMS.items():
+        if dataclasses.fields(cls.options_class):
+            method = parser.add_argument_group(f"options of --algorithm {name}")
+            types = typing.get_type_hints(cls.options_class)
+            for each in dataclasses.fields(cls.options_class):
+                _add_option(method, each, _reader(types[each.name]))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Names and values from a YAML file. Raises `UsageError` if it is not one flat mapping of options."""
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise UsageError(f"--config {path}: no valid YAML{line}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
+        raise UsageError(f"--config {path}: write one 'option: value' a line")
+    readers = {**_readers(), **_method_readers()}
+    given = {}
+    for key, value in loaded.items():
+        name = key.replace("-", "_")
+        try:
+            given[name] = _from_yaml(value, readers.get(name))
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"--config {path}: {key}: {value!r} cannot be used ({error})") from error
+    return given
+
+
+def _from_yaml(value: Any, reader: Callable[[str], Any] | None) -> Any:
+    if value is None or reader is None or isinstance(value, bool):
+        return value
+    if isinstance(value, list):
+        if all(isinstance(item, list) for item in value):
+            return value
+        value = ",".join(map(str, value))
+    return reader(str(value))
+
+
+def _fields() -> list[dataclasses.Field[Any]]:
+    return [each for each in dataclasses.fields(TrainOptions) if each.name != "method"]
+
+
+def _readers() -> dict[str, Callable[[str], Any]]:
+    types = typing.get_type_hints(TrainOptions)
+    special: dict[str, Callable[[str], Any]] = {"groups": parse_groups, "lr_milestones": _milestones}
+    return {each.name: special.get(each.name) or _reader(types[each.name]) for each in _fields()}
+
+
+def _method_readers() -> dict[str, Callable[[str], Any]]:
+    readers = {}
+    for cls in ALGORITHMS.values():
+        types = typing.get_type_hints(cls.options_class)
+        readers.update(
+            {each.name: _reader(types[each.name]) for each in dataclasses.fields(cls.options_class)}
+        )
+    return readers
+
+
+def _reader(annotation: Any) -> Callable[[str], Any]:
+    # "int | None" is read as int.
+    kinds = [kind for kind in typing.get_args(annotation) or (annotation,) if kind is not type(None)]
+    return typing.cast("Callable[[str], Any]", kinds[0])
+
+
+def _milestones(text: str) -> tuple[float, ...]:
+    return tuple(float(item) for item in text.split(",") if item.strip())
+
+
+def _add_option(
+    group: argparse._ArgumentGroup, each: dataclasses.Field[Any], reader: Callable[[str], Any]
+) -> None:
+    help_text = each.metadata["help"]
+    if each.default not in (None, ()):
+        help_text += f" (default: {each.default})"
+    if symbol := each.metadata.get("symbol"):
+        help_text = f"{symbol}: {help_text}"
+    settings: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS, "help": help_text}
+    if reader is bool:
+        settings["action"] = argparse.BooleanOptionalAction
+    else:
+        settings.update(type=reader, metavar=each.name.split("_")[-1].upper())
+    if choices := each.metadata["choices"]:
+        settings["metavar"] = "{" + ",".join(choices) + "}"
+    group.add_argument(flag(each.name), **settings)
+
+
+def _check(options: TrainOptions) -> None:
+    for each in _fields():
+        value, choices = getattr(options, each.name), each.metadata["choices"]
+        if choices and value not in choices:
+            near = difflib.get_close_matches(str(value), choices, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{flag(each.name)} {value!r}: choose from {', '.join(choices)}{hint}")
+    for name in ("batch_size", "log_every", "eval_every", "steps", "threads", "limit"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"{flag(name)} {value}: at least 1")
+    for name in ("epochs", "minutes", "lr", "lr_decay"):
+        value = getattr(options, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise UsageError(f"{flag(name)} {value}: a finite number above 0")
+    for name in ("weight_decay", "seed", "recalibrate"):
+        value = getattr(options, name)
+        if not (value >= 0 and math.isfinite(value)):
+            raise UsageError(f"{flag(name)} {value}: at least 0")
+    if not 0 <= options.momentum < 1:
+        raise UsageError(f"--momentum {options.momentum}: at least 0 and below 1")
+    if options.nesterov and options.momentum == 0:
+        raise UsageError("--nesterov has no effect with --momentum 0: give a momentum or leave it out")
