@@ -14,8 +14,3 @@ mpirun_options=(--oversubscribe --bind-to none --mca osc '^ucx' --mca mpi_yield_
 if [[ $(id -u) -eq 0 ]]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
-
-# Makes .venv, or finds in a moment that it is there; the options of the last bin/setup stay as they were.
-ensure_environment() {
-    "$root/bin/setup" --again "$@"
-}

@@ -4,12 +4,13 @@
 """
 
 import contextlib
+import http.client
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.error
+import threading
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -83,20 +84,30 @@ def fetch_debian_package() -> bool:
     return True
 
 
+def answers(url: str) -> bool:
+    """Whether something is there to be downloaded, asked for a few seconds only."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        # Nothing to do about a refusal but to leave the event unset.
+        with (
+            contextlib.suppress(OSError, http.client.HTTPException),
+            urllib.request.urlopen(url, timeout=REACH_S),
+        ):
+            answered.set()
+
+    # A thread, since looking up a name knows no time limit.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(REACH_S)
+    return answered.is_set()
+
+
 def fetch_with_torchvision() -> bool:
     """Download from torchvision's mirror, if that answers within seconds."""
     from torchvision.datasets import FashionMNIST
 
-    def answers(mirror: str) -> bool:
-        try:
-            with contextlib.closing(
-                urllib.request.urlopen(mirror + FashionMNIST.resources[1][0], timeout=REACH_S)
-            ):
-                return True
-        except (OSError, urllib.error.URLError):
-            return False
-
-    if not any(answers(mirror) for mirror in FashionMNIST.mirrors):
+    if not any(answers(mirror + FashionMNIST.resources[1][0]) for mirror in FashionMNIST.mirrors):
         return False
     try:
         with contextlib.redirect_stdout(sys.stderr):

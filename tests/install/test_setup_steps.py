@@ -1,6 +1,7 @@
 """The steps of the set-up, one by one."""
 
 import importlib.util
+import socket
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -364,6 +365,12 @@ def test_half_made_venv_is_made_anew(tree, capsys):
 
 
 # The demo's data
+
+
+def test_asking_a_silent_server_ends_soon(monkeypatch):
+    monkeypatch.setattr(fashion_mnist, "REACH_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert not fashion_mnist.answers(f"http://127.0.0.1:{silent.getsockname()[1]}/")
 
 
 def test_fashion_mnist_in_the_cache_is_found(monkeypatch, tmp_path):
