@@ -15,19 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-# mpi4py initialises MPI, with the thread level that Horovod's background thread needs: before Horovod.
-from mpi4py import MPI
-
-# isort: split
-import horovod.torch as hvd
 import numpy as np
 import torch
-from horovod.common.exceptions import HorovodInternalError
 
 from lsgd_mpi.errors import CommunicationError, LsgdError, SetupError, UsageError
 from lsgd_mpi.groups import GroupSpec, Topology, make_topology
 from lsgd_mpi.launcher import broken_promise, promise
 from lsgd_mpi.leaders import Leader, Round, Scope, offered_loss
+
+try:
+    # mpi4py initialises MPI, with the thread level that Horovod's background thread needs: before Horovod.
+    # isort: split
+    import horovod.torch as hvd
+    from horovod.common.exceptions import HorovodInternalError
+    from mpi4py import MPI
+except (ImportError, OSError, RuntimeError) as error:
+    raise SetupError(f"MPI or Horovod cannot be loaded ({error}): build them with bin/setup") from error
 
 _Result = TypeVar("_Result")
 
@@ -324,12 +327,17 @@ def mpi_libraries(memory_map: str) -> list[str]:
     return sorted(str(path) for path in found if not re.search(r"libmpi_(?:cxx|mpifh|usempi)", path.name))
 
 
+def mpi_library_files() -> list[str]:
+    """Files of the MPI libraries that this process has loaded: one, if all is well; none without /proc."""
+    maps = Path("/proc/self/maps")
+    return mpi_libraries(maps.read_text(encoding="utf-8")) if maps.exists() else []
+
+
 def facts() -> dict[str, object]:
     """What MPI and Horovod are, for the run directory and `lsgd-mpi doctor`."""
-    maps = Path("/proc/self/maps")
     return {
-        "mpi_library": MPI.Get_library_version().split("\x00")[0].splitlines()[0].strip(),
-        "mpi_files": mpi_libraries(maps.read_text(encoding="utf-8")) if maps.exists() else [],
+        "mpi_library": MPI.Get_library_version().split("\x00")[0].splitlines()[0].split(",")[0].strip(),
+        "mpi_files": mpi_library_files(),
         "mpi_thread_level": _THREAD_LEVELS[MPI.Query_thread()],
         "horovod_mpi": bool(hvd.mpi_built()),
         "horovod_nccl": bool(hvd.nccl_built()),
@@ -362,8 +370,8 @@ def _mpi_problem() -> SetupError | None:
         )
     if not hvd.mpi_built():
         return SetupError("Horovod was built without MPI: build it again with bin/setup --rebuild")
-    files = facts()["mpi_files"]
-    if isinstance(files, list) and len(files) > 1:
+    files = mpi_library_files()
+    if len(files) > 1:
         return SetupError(
             f"mpi4py and Horovod use different MPI libraries ({' and '.join(files)}): build Horovod again "
             "with bin/setup --rebuild, and let neither LD_PRELOAD nor MPI4PY_LIBMPI name another"

@@ -58,8 +58,9 @@ class Topology:
 
     def describe(self) -> str:
         """One line for a log: how many groups, and their world ranks."""
+        ranks = "1 rank" if self.world_size == 1 else f"{self.world_size} ranks"
         shape = "1 group" if len(self.groups) == 1 else f"{len(self.groups)} groups"
-        return f"{self.world_size} ranks in {shape}: {format_groups(self.groups)}"
+        return f"{ranks} in {shape}: {format_groups(self.groups)}"
 
 
 def make_topology(spec: GroupSpec, hosts: Sequence[str]) -> Topology:
