@@ -60,7 +60,7 @@ class Topology:
         """One line for a log: how many groups, and their world ranks."""
         ranks = "1 rank" if self.world_size == 1 else f"{self.world_size} ranks"
         shape = "1 group" if len(self.groups) == 1 else f"{len(self.groups)} groups"
-        return f"{ranks} in {shape}: {format_groups(self.groups)}"
+        return f"{ranks} in {shape}: {format_groups(self.groups).rstrip(';')}"
 
 
 def make_topology(spec: GroupSpec, hosts: Sequence[str]) -> Topology:
@@ -113,7 +113,9 @@ def parse_groups(text: str) -> GroupSpec:
 
 def format_groups(groups: Sequence[Sequence[int]]) -> str:
     """Write groups in the notation that `parse_groups` reads."""
-    return ";".join(",".join(_runs(members)) for members in groups)
+    text = ";".join(",".join(_runs(members)) for members in groups)
+    # A lone number would be read as the size of a group.
+    return f"{text};" if text.isdigit() else text
 
 
 def _runs(members: Sequence[int]) -> list[str]:
@@ -157,6 +159,6 @@ def _check_partition(groups: Sequence[Sequence[int]], world_size: int) -> None:
     left_out = sorted(set(range(world_size)) - seen)
     if left_out:
         raise UsageError(
-            f"{given}: world rank(s) {format_groups([left_out])} of {world_size} are in no group; "
+            f"{given}: world rank(s) {','.join(_runs(left_out))} of {world_size} are in no group; "
             "add them, or start fewer ranks"
         )
