@@ -39,6 +39,7 @@ from probes import (
     find_cuda,
     find_system_mpicxx,
     has_gpu,
+    linked_libraries,
     loaded_libraries,
 )
 
@@ -206,8 +207,7 @@ def fit_mpi4py(tree: Tree, packages: Packages, mpi: Mpi) -> None:
     if mpi.kind == "wheel":
         return
     told = loaded_libraries(tree.python, ["mpi4py.MPI"])
-    folders = {str(Path(folder).resolve()) for folder in mpi.library_folders}
-    if not told["error"] and (not folders or str(Path(told["mpi"]).parent) in folders):
+    if not told["error"] and told["mpi"] in linked_libraries(mpi):
         return
     say("mpi4py's wheel does not find this MPI: building mpi4py from its sources (about a minute)")
     constraints = tree.root / "install" / "requirements.txt"

@@ -163,6 +163,14 @@ def library_folders(shown: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(folder for folder in folders if folder))
 
 
+def linked_libraries(mpi: Mpi) -> set[str]:
+    """The real paths of the MPI library that programs built with the wrapper are linked to."""
+    candidates = (
+        Path(folder) / name for folder in mpi.library_folders for name in ("libmpi.so", "libmpich.so")
+    )
+    return {str(path.resolve()) for path in candidates if path.exists()}
+
+
 def has_gpu() -> bool:
     """Whether an NVIDIA GPU and its driver are here."""
     cards = Path("/proc/driver/nvidia/gpus")

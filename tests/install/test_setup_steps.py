@@ -220,6 +220,15 @@ def test_mpicxx_in_a_folder_with_a_blank_is_told_to_cmake_without(tmp_path):
     assert console.output_of([wrapped, "-wrong"]) is None
 
 
+def test_linked_library_is_the_file_behind_the_links(tmp_path):
+    """Debian's wrapper names a folder with a link out of it."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "libmpi.so.40.1").touch()
+    (tmp_path / "lib" / "libmpi.so").symlink_to(tmp_path / "libmpi.so.40.1")
+    mpi = replace(SYSTEM_MPI, library_folders=("/no/such", str(tmp_path / "lib")))
+    assert probes.linked_libraries(mpi) == {str((tmp_path / "libmpi.so.40.1").resolve())}
+
+
 def test_library_folders_of_a_wrapper():
     shown = "gcc -I/i -L/opt/lib -Wl,-rpath -Wl,/opt/lib -Wl,-rpath,/other -Wl,--enable-new-dtags -lmpi"
     assert probes.library_folders(shown) == ("/opt/lib", "/other")
@@ -236,10 +245,14 @@ made_by_setup = pytest.mark.skipif(
 
 @made_by_setup
 def test_installed_horovod_finds_its_libraries_anywhere():
+    if environment.read_stamp(packages.Tree(Path(sys.prefix).parent))["mpi"]["kind"] == "system":
+        pytest.skip("a system's MPI stays where it is")
     spec = importlib.util.find_spec("horovod")
     library = next((Path(spec.origin).parent / "torch").glob("mpi_lib_v2*.so")).read_bytes()
-    assert b"$ORIGIN/../../torch/lib" in library
-    assert f"{sys.prefix}/lib".encode() not in library
+    place = library.index(b"$ORIGIN/")
+    run_path = library[library.rindex(b"\0", 0, place) + 1 : library.index(b"\0", place)].decode()
+    assert run_path.split(":")[:2] == ["$ORIGIN/../../../..", "$ORIGIN/../../torch/lib"]
+    assert all(folder.startswith("$ORIGIN/") for folder in run_path.split(":"))
 
 
 @made_by_setup
