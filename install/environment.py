@@ -209,7 +209,7 @@ def fit_mpi4py(tree: Tree, packages: Packages, mpi: Mpi) -> None:
     told = loaded_libraries(tree.python, ["mpi4py.MPI"])
     if not told["error"] and told["mpi"] in linked_libraries(mpi):
         return
-    say("mpi4py's wheel does not find this MPI: building mpi4py from its sources (about a minute)")
+    say("mpi4py's wheel does not find this MPI: building mpi4py from its sources (some minutes)")
     constraints = tree.root / "install" / "requirements.txt"
     packages.install_with_pip(
         "--no-binary",
