@@ -27,9 +27,9 @@ class Evaluation:
 def evaluate(model: torch.nn.Module, batches: Batches, communicator: Communicator) -> Evaluation:
     """Test ``model`` on this rank's ``batches`` (data, target); sums over all ranks. Collective.
 
-    The model is in evaluation mode meanwhile, and in its own mode again after it.
+    The model is in evaluation mode meanwhile, and each of its modules in its own mode again after it.
     """
-    was_training = model.training
+    modes = _modes(model)
     model.eval()
     loss = wrong = None
     images = 0
@@ -41,7 +41,7 @@ def evaluate(model: torch.nn.Module, batches: Batches, communicator: Communicato
         loss = batch_loss if loss is None else loss + batch_loss
         wrong = batch_wrong if wrong is None else wrong + batch_wrong
         images += len(target)
-    model.train(was_training)
+    _restore_modes(modes)
     mine = [0.0 if loss is None else float(loss), 0.0 if wrong is None else float(wrong), float(images)]
     total_loss, total_wrong, total_images = communicator.sum(mine)
     return Evaluation(total_loss / total_images, 100.0 * total_wrong / total_images, int(total_images))
@@ -61,7 +61,7 @@ def recalibrated(model: torch.nn.Module, batches: Batches, communicator: Communi
         yield
         return
     saved = [(norm, norm.momentum, [buffer.clone() for buffer in norm.buffers()]) for norm in norms]
-    was_training = model.training
+    modes = _modes(model)
     try:
         _estimate(model, norms, batches, communicator)
         yield
@@ -70,7 +70,7 @@ def recalibrated(model: torch.nn.Module, batches: Batches, communicator: Communi
             norm.momentum = momentum
             for buffer, before in zip(norm.buffers(), buffers, strict=True):
                 buffer.copy_(before)
-        model.train(was_training)
+        _restore_modes(modes)
 
 
 @torch.no_grad()
@@ -92,3 +92,13 @@ def _estimate(
     for each in statistics:
         each.copy_(together[start : start + each.numel()].reshape(each.shape))
         start += each.numel()
+
+
+def _modes(model: torch.nn.Module) -> list[tuple[torch.nn.Module, bool]]:
+    return [(each, each.training) for each in model.modules()]
+
+
+def _restore_modes(modes: list[tuple[torch.nn.Module, bool]]) -> None:
+    # Not model.train(): a layer that the user froze stays frozen.
+    for module, training in modes:
+        module.training = training
