@@ -55,5 +55,6 @@ def step_limit(steps: int | None, epochs: float | None, minutes: float | None, e
         epochs = 10.0
     limits = [math.inf if steps is None else float(steps)]
     if epochs is not None:
-        limits.append(max(1.0, math.ceil(epochs * epoch_steps)))
+        most = epochs * epoch_steps
+        limits.append(max(1.0, float(math.ceil(most)) if math.isfinite(most) else most))
     return min(limits)
