@@ -20,6 +20,9 @@ from lsgd_mpi.errors import UsageError
 from lsgd_mpi.groups import GroupSpec, format_groups, parse_groups
 from lsgd_mpi.models import MODELS
 
+#: torch's generators take 64 bits, of which the ranks need some for themselves.
+_LARGEST_SEED = 2**32 - 1
+
 
 def _option(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
     return field(default=default, metadata={"help": help_text, "choices": choices})
@@ -116,24 +119,32 @@ def read_config(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
         raise UsageError(f"--config {path}: write one 'option: value' a line")
-    readers = {**_readers(), **_method_readers()}
+    readers, defaults = {**_readers(), **_method_readers()}, _defaults()
     given = {}
     for key, value in loaded.items():
         name = key.replace("-", "_")
         try:
-            given[name] = _from_yaml(value, readers.get(name))
+            given[name] = _from_yaml(value, readers[name], defaults[name]) if name in readers else value
         except (ValueError, TypeError) as error:
             raise UsageError(f"--config {path}: {key}: {value!r} cannot be used ({error})") from error
     return given
 
 
-def _from_yaml(value: Any, reader: Callable[[str], Any] | None) -> Any:
-    if value is None or reader is None or isinstance(value, bool):
+def _from_yaml(value: Any, reader: Callable[[str], Any], default: Any) -> Any:
+    if value is None:
+        if default is not None:
+            raise ValueError("it needs a value")
+        return None
+    if isinstance(value, bool) != (reader is bool):
+        raise ValueError("write true or false" if reader is bool else "true and false are no values of it")
+    if reader is bool:
         return value
-    if isinstance(value, list):
-        if all(isinstance(item, list) for item in value):
-            return value
-        value = ",".join(map(str, value))
+    if isinstance(value, list) and reader in (parse_groups, _milestones):
+        if reader is parse_groups and value and all(isinstance(members, list) for members in value):
+            return reader(";".join(",".join(map(str, members)) for members in value))
+        return reader(",".join(map(str, value)))
+    if isinstance(value, list | dict):
+        raise ValueError("write one value")
     return reader(str(value))
 
 
@@ -157,6 +168,11 @@ def _method_readers() -> dict[str, Callable[[str], Any]]:
     return readers
 
 
+def _defaults() -> dict[str, Any]:
+    methods = [each for cls in ALGORITHMS.values() for each in dataclasses.fields(cls.options_class)]
+    return {each.name: each.default for each in (*methods, *_fields())}
+
+
 def _reader(annotation: Any) -> Callable[[str], Any]:
     # "int | None" is read as int.
     kinds = [kind for kind in typing.get_args(annotation) or (annotation,) if kind is not type(None)]
@@ -164,7 +180,24 @@ def _reader(annotation: Any) -> Callable[[str], Any]:
 
 
 def _milestones(text: str) -> tuple[float, ...]:
-    return tuple(float(item) for item in text.split(",") if item.strip())
+    try:
+        return tuple(float(item) for item in text.split(",") if item.strip())
+    except ValueError as error:
+        raise UsageError(f"--lr-milestones {text!r}: write epochs such as 30,60,90") from error
+
+
+def _argument(name: str, reader: Callable[[str], Any]) -> Callable[[str], Any]:
+    if reader not in (parse_groups, _milestones):
+        return reader
+
+    def read(text: str) -> Any:
+        try:
+            return reader(text)
+        except UsageError as error:
+            # argparse replaces the sentence of a ValueError, and puts the flag before this one's.
+            raise argparse.ArgumentTypeError(str(error).removeprefix(f"{flag(name)} ")) from error
+
+    return read
 
 
 def _add_option(
@@ -179,7 +212,7 @@ def _add_option(
     if reader is bool:
         settings["action"] = argparse.BooleanOptionalAction
     else:
-        settings.update(type=reader, metavar=each.name.split("_")[-1].upper())
+        settings.update(type=_argument(each.name, reader), metavar=each.name.split("_")[-1].upper())
     if choices := each.metadata["choices"]:
         settings["metavar"] = "{" + ",".join(choices) + "}"
     group.add_argument(flag(each.name), **settings)
@@ -192,7 +225,7 @@ def _check(options: TrainOptions) -> None:
             near = difflib.get_close_matches(str(value), choices, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"{flag(each.name)} {value!r}: choose from {', '.join(choices)}{hint}")
-    for name in ("batch_size", "log_every", "eval_every", "steps", "threads", "limit"):
+    for name in ("batch_size", "log_every", "eval_every", "recalibrate", "steps", "threads", "limit"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"{flag(name)} {value}: at least 1")
@@ -200,10 +233,13 @@ def _check(options: TrainOptions) -> None:
         value = getattr(options, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise UsageError(f"{flag(name)} {value}: a finite number above 0")
-    for name in ("weight_decay", "seed", "recalibrate"):
-        value = getattr(options, name)
-        if not (value >= 0 and math.isfinite(value)):
-            raise UsageError(f"{flag(name)} {value}: at least 0")
+    if not (options.weight_decay >= 0 and math.isfinite(options.weight_decay)):
+        raise UsageError(f"--weight-decay {options.weight_decay}: a finite number, at least 0")
+    if not 0 <= options.seed <= _LARGEST_SEED:
+        raise UsageError(f"--seed {options.seed}: a whole number from 0 to {_LARGEST_SEED}")
+    for epoch in options.lr_milestones:
+        if not (epoch > 0 and math.isfinite(epoch)):
+            raise UsageError(f"--lr-milestones {epoch}: a finite number of epochs above 0")
     if not 0 <= options.momentum < 1:
         raise UsageError(f"--momentum {options.momentum}: at least 0 and below 1")
     if options.nesterov and options.momentum == 0:
