@@ -48,6 +48,10 @@ _THREAD_LEVELS = {
     MPI.THREAD_MULTIPLE: "MPI_THREAD_MULTIPLE",
 }
 
+#: Elements in one allreduce. MPI's own buffer grows with it: half the parameters' size with two ranks, if
+#: they were averaged at once (benchmarks/memory.py).
+_AVERAGED_AT_A_TIME = 1_000_000
+
 _PAIR = np.dtype([("loss", np.float64), ("world_rank", np.int32)], align=True)
 _ROUND_TAG = 1
 
@@ -124,12 +128,17 @@ class Communicator:
             hvd.broadcast_(flat, root_world_rank, self._name("broadcast", scope), self._process_sets[scope])
 
     def average(self, flat: torch.Tensor, scope: Scope) -> None:
-        """Overwrite ``flat`` with its mean over the scope, in place: one Horovod allreduce."""
+        """Overwrite ``flat``, shape ``(length,)``, with its mean over the scope, in place by Horovod."""
         if self.scope_size(scope) == 1:
             return
         with self._timed("comm_s", _nbytes(flat)):
-            name = self._name("average", scope)
-            hvd.allreduce_(flat, name=name, op=hvd.Average, process_set=self._process_sets[scope])
+            for chunk in flat.split(_AVERAGED_AT_A_TIME):
+                hvd.allreduce_(
+                    chunk,
+                    name=self._name("average", scope),
+                    op=hvd.Average,
+                    process_set=self._process_sets[scope],
+                )
 
     def maximum(self, counts: torch.Tensor, scope: Scope) -> None:
         """Overwrite an integer tensor with its elementwise maximum over the scope, in place."""
