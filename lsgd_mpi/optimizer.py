@@ -130,7 +130,11 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients, as in torch."""
-        self._algorithm.optimizer.zero_grad(set_to_none=set_to_none)
+        if set_to_none:
+            # torch's default; Horovod's optimizer, which takes no argument, also refuses it at a wrong time.
+            self._algorithm.optimizer.zero_grad()
+        else:
+            torch.optim.Optimizer.zero_grad(self._algorithm.optimizer, set_to_none=False)
 
     @contextmanager
     def evaluated_parameters(self) -> Iterator[None]:
