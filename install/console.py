@@ -37,6 +37,9 @@ def child_environment(*first_on_path: Path, **variables: str) -> dict[str, str]:
         "PIP_TARGET",
         "PIP_PREFIX",
         "PIP_USER",
+        # Set-up imports torch and Horovod once; without the bytecode that this leaves behind, every rank of
+        # every run would compile them again, at once.
+        "PYTHONDONTWRITEBYTECODE",
     ):
         environment.pop(name, None)
     # Libraries of a user's own site directory would stand in for the ones that belong to .venv.
