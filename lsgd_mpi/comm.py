@@ -54,6 +54,7 @@ _AVERAGED_AT_A_TIME = 1_000_000
 
 _PAIR = np.dtype([("loss", np.float64), ("world_rank", np.int32)], align=True)
 _ROUND_TAG = 1
+_END_TAG = 2
 
 
 @dataclass
@@ -216,19 +217,17 @@ class Communicator:
 
     def remaining_rounds(self) -> list[Round]:
         """All reports that were sent before this call anywhere: collective over the world."""
-        # Each speaker's own messages arrive in order, so an end marker says that it has no more.
+        # A speaker's messages arrive in order, so an end marker says that it has no more. The marker has a tag
+        # of its own: a slower rank 0 still asks for reported_rounds when it arrives, and must leave it there.
         if self.world_rank != 0:
             if self._speaks:
-                self._reports.send(None, dest=0, tag=_ROUND_TAG)
+                self._reports.send(None, dest=0, tag=_END_TAG)
                 MPI.Request.waitall(self._pending_reports)
                 self._pending_reports = []
             return []
-        rounds, speaking = [], len(self.topology.groups) - 1
-        while speaking:
-            message = self._reports.recv(source=MPI.ANY_SOURCE, tag=_ROUND_TAG)
-            if message is None:
-                speaking -= 1
-            else:
+        rounds = []
+        for speaker in (members[0] for members in self.topology.groups if members[0] != 0):
+            while (message := self._reports.recv(source=speaker)) is not None:
                 rounds.append(message)
         return rounds
 
