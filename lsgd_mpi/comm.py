@@ -172,8 +172,12 @@ class Communicator:
         """Overwrite each tensor with world rank 0's, in place, all broadcasts under way together."""
         if self.world_size == 1:
             return
-        dense = [(name, tensor.detach(), tensor.detach().contiguous()) for name, tensor in named]
-        handles = [hvd.broadcast_async_(sent, 0, name=f"lsgd.start.{name}") for name, _, sent in dense]
+        dense = [(name, each.detach(), each.detach().contiguous()) for name, each in named if each.numel()]
+        handles = [
+            # As bytes: Horovod knows neither booleans nor bfloat16.
+            hvd.broadcast_async_(sent.reshape(-1).view(torch.uint8), 0, name=f"lsgd.start.{name}")
+            for name, _, sent in dense
+        ]
         for handle, (_, tensor, sent) in zip(handles, dense, strict=True):
             hvd.synchronize(handle)
             if sent.data_ptr() != tensor.data_ptr():
@@ -267,7 +271,8 @@ def start(spec: GroupSpec) -> Communicator:
         raise_together(
             UsageError(f"the ranks were started with different groups: {_first_difference(specs)}")
         )
-    topology = make_topology(spec, MPI.COMM_WORLD.allgather(MPI.Get_processor_name()))
+    hosts = MPI.COMM_WORLD.allgather(MPI.Get_processor_name())
+    topology = together(lambda: make_topology(spec, hosts))
     # A set of one rank is never needed and one equal to the world is an error for Horovod.
     process_sets = [
         hvd.ProcessSet(list(members)) if 1 < len(members) < topology.world_size else None

@@ -63,14 +63,16 @@ def train(options: TrainOptions) -> Path:
     dataset = _load_dataset(options)
     processing = processing_for(dataset, options.model)
     model = _build_model(options, dataset, processing).to(device)
-    loader = BatchLoader(
-        dataset.train,
-        processing,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        rank=communicator.world_rank,
-        ranks=communicator.world_size,
-        device=device,
+    loader = comm.together(
+        lambda: BatchLoader(
+            dataset.train,
+            processing,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            rank=communicator.world_rank,
+            ranks=communicator.world_size,
+            device=device,
+        )
     )
     run_dir = _open_run_directory(options, communicator, threads, device)
     with RunRecords(run_dir, communicator.world_rank) as records:
