@@ -67,6 +67,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
             given.resolved(topology), self._communicator, self._parameters, model, optimizer
         )
         self._evaluation: torch.Tensor | None = None
+        # Rounds of an optimizer before that was left without finish() are not this one's.
+        self._communicator.remaining_rounds()
         self._rounds: list[Round] = []
 
     # What torch's schedulers and users read and change is the inner optimizer's own.
