@@ -27,12 +27,16 @@ class FlatTensors:
     need not know. Making one moves the values and frees the old storage. Views of another flat tensor of
     the same length can be swapped in for a while (`showing`).
 
+    With ``model``, whose parameters the tensors are by these names, `check` also notices a parameter that the
+    model has replaced by another.
+
     Raises `UsageError` for mixed dtypes or devices, and for tensors that share memory without being the
     same tensor.
     """
 
-    def __init__(self, named: Named) -> None:
+    def __init__(self, named: Named, model: torch.nn.Module | None = None) -> None:
         self.named = tuple(named)
+        self._model = model
         dtype, device = _common_kind(self.named)
         _refuse_overlap(self.named)
         step = max(1, _ALIGNMENT_BYTES // torch.empty((), dtype=dtype).element_size())
@@ -66,8 +70,10 @@ class FlatTensors:
         what training changes would then never be sent.
         """
         start, size = self._shown.data_ptr(), self._shown.element_size()
+        current = dict(self.named if self._model is None else self._model.named_parameters())
         for (name, tensor), offset in zip(self.named, self._offsets, strict=True):
-            if tensor.data_ptr() != start + offset * size and tensor.numel():
+            moved = tensor.data_ptr() != start + offset * size and tensor.numel()
+            if moved or current.get(name) is not tensor:
                 raise UsageError(
                     f"'{name}' was given other memory after DistributedOptimizer was made; move, cast or "
                     "load the model (model.to, load_state_dict(assign=True)) before that"

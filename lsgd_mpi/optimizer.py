@@ -57,7 +57,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
                 [(name, str(each.dtype), tuple(each.shape)) for name, each in parameters],
             ),
         )
-        self._parameters = FlatTensors(parameters)
+        self._parameters = FlatTensors(parameters, model)
         if equal_start:
             frozen = [(name, each) for name, each in model.named_parameters() if not each.requires_grad]
             self._communicator.start_equal(
