@@ -221,8 +221,8 @@ class Communicator:
 
     def remaining_rounds(self) -> list[Round]:
         """All reports that were sent before this call anywhere: collective over the world."""
-        # A speaker's messages arrive in order, so an end marker says that it has no more. The marker has a tag
-        # of its own: a slower rank 0 still asks for reported_rounds when it arrives, and must leave it there.
+        # A speaker's messages arrive in order, so an end marker says that it has no more. It has a tag of its
+        # own: a slower rank 0 still asks for reported_rounds when it arrives, and must leave it there.
         if self.world_rank != 0:
             if self._speaks:
                 self._reports.send(None, dest=0, tag=_END_TAG)
