@@ -33,8 +33,9 @@ def init(groups: GroupSpec = "node") -> None:
     if _communicator is not None:
         _check_same_groups(groups, _communicator.topology)
         return
-    _communicator = comm.start(groups)
+    # First the hook: a failure of start() itself is one sentence with its exit code, not a traceback a rank.
     sys.excepthook = _end_job_of_uncaught
+    _communicator = comm.start(groups)
     atexit.register(shutdown)
 
 
