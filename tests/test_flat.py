@@ -236,9 +236,18 @@ def test_a_model_that_was_moved_after_wrapping_is_noticed(move):
         flat.check()
 
 
+def test_parameters_that_the_model_replaced_are_noticed_by_one_that_knows_the_model():
+    model = tied_model()
+    flat = FlatTensors(trainable_parameters(model), model)
+    flat.check()
+    model.load_state_dict({name: each.clone() for name, each in model.state_dict().items()}, assign=True)
+    with pytest.raises(UsageError, match=r"'first.weight' was given other memory"):
+        flat.check()
+
+
 def test_loading_values_in_place_is_allowed():
     model = nn.Linear(3, 2)
-    flat = FlatTensors(trainable_parameters(model))
+    flat = FlatTensors(trainable_parameters(model), model)
     model.load_state_dict({name: torch.ones_like(each) for name, each in model.state_dict().items()})
     flat.check()
     assert flat.flat.sum() == 8
