@@ -133,7 +133,7 @@ class Communicator:
         if self.scope_size(scope) == 1:
             return
         with self._timed("comm_s", _nbytes(flat)):
-            for chunk in flat.split(_AVERAGED_AT_A_TIME):
+            for chunk in torch.split(flat, _AVERAGED_AT_A_TIME):
                 hvd.allreduce_(
                     chunk,
                     name=self._name("average", scope),

@@ -15,13 +15,17 @@ from typing import Any
 import yaml
 
 from lsgd_mpi.algorithms import ALGORITHMS, Options, flag, make_options
-from lsgd_mpi.data import DATASETS
+from lsgd_mpi.data import DATASETS, WITHOUT_FILES
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.groups import GroupSpec, format_groups, parse_groups
 from lsgd_mpi.models import MODELS
 
 #: torch's generators take 64 bits, of which the ranks need some for themselves.
 _LARGEST_SEED = 2**32 - 1
+_LARGEST_COUNT = 2**31 - 1
+
+#: Factor of the learning rate at a milestone.
+DEFAULT_LR_DECAY = 0.1
 
 
 def _option(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
@@ -51,7 +55,7 @@ class TrainOptions:
     lr_milestones: tuple[float, ...] = _option(
         (), "epochs at which the learning rate drops, such as 30,60,90"
     )
-    lr_decay: float = _option(0.1, "factor by which it drops")
+    lr_decay: float | None = _option(None, "factor by which it drops (default: 0.1, with --lr-milestones)")
     momentum: float = _option(0.9, "momentum δ of each rank's SGD")
     nesterov: bool = _option(False, "Nesterov's form of the momentum")
     weight_decay: float = _option(1e-4, "l2 regularisation")
@@ -227,8 +231,8 @@ def _check(options: TrainOptions) -> None:
             raise UsageError(f"{flag(each.name)} {value!r}: choose from {', '.join(choices)}{hint}")
     for name in ("batch_size", "log_every", "eval_every", "recalibrate", "steps", "threads", "limit"):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"{flag(name)} {value}: at least 1")
+        if value is not None and not 1 <= value <= _LARGEST_COUNT:
+            raise UsageError(f"{flag(name)} {value}: a whole number from 1 to {_LARGEST_COUNT}")
     for name in ("epochs", "minutes", "lr", "lr_decay"):
         value = getattr(options, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
@@ -242,5 +246,9 @@ def _check(options: TrainOptions) -> None:
             raise UsageError(f"--lr-milestones {epoch}: a finite number of epochs above 0")
     if not 0 <= options.momentum < 1:
         raise UsageError(f"--momentum {options.momentum}: at least 0 and below 1")
+    if options.lr_decay is not None and not options.lr_milestones:
+        raise UsageError(f"--lr-decay {options.lr_decay} has no effect without --lr-milestones")
+    if options.data_dir is not None and options.dataset in WITHOUT_FILES:
+        raise UsageError(f"--data-dir {options.data_dir} has no effect: {options.dataset} has no files")
     if options.nesterov and options.momentum == 0:
         raise UsageError("--nesterov has no effect with --momentum 0: give a momentum or leave it out")

@@ -11,6 +11,9 @@ import torch
 
 from lsgd_mpi.errors import UsageError
 
+#: Mini-batches that a loss window holds at most.
+LARGEST_WINDOW = 1_000_000
+
 #: "local": among the members of one group; "global": among the leaders of all groups.
 Scope = Literal["local", "global"]
 

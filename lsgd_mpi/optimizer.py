@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +14,8 @@ from lsgd_mpi.algorithms import find_algorithm, make_options
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.flat import FlatTensors, trainable_parameters
 from lsgd_mpi.leaders import Round
+
+_log = logging.getLogger("lsgd_mpi")
 
 
 class DistributedOptimizer(torch.optim.Optimizer):
@@ -45,8 +47,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
         topology = self._communicator.topology
         cls = find_algorithm(algorithm)
         given = make_options(algorithm, options)
-        for sentence in given.useless(topology):
-            warnings.warn(sentence, stacklevel=2)
+        if self._communicator.world_rank == 0:
+            for sentence in given.useless(topology):
+                _log.warning(sentence)
         parameters = trainable_parameters(model)
         _check_covered(optimizer, model)
         comm.check_equal(

@@ -7,20 +7,24 @@ import os
 import torch
 
 from lsgd_mpi import comm
-from lsgd_mpi.errors import SetupError
+from lsgd_mpi.errors import SetupError, UsageError
 
 
 def use_threads(asked: int | None, communicator: comm.Communicator) -> int:
     """Set and return the number of threads this rank computes with. Collective.
 
     ``asked``, or what ``OMP_NUM_THREADS`` says, or else this rank's part of the cores it may run on: by
-    default every process would take them all.
+    default every process would take them all. Raises `UsageError` for more than there are.
     """
     cores = tuple(sorted(os.sched_getaffinity(0)))
     host = communicator.topology.hosts[communicator.world_rank]
     sharing = communicator.gather((host, cores)).count((host, cores))
     if asked is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
-        asked = int(os.environ["OMP_NUM_THREADS"])
+        asked = min(int(os.environ["OMP_NUM_THREADS"]), len(cores))
+    too_many = asked is not None and asked > len(cores)
+    comm.raise_together(
+        UsageError(f"--threads {asked}: a rank can use {len(cores)} cores here") if too_many else None
+    )
     threads = asked or max(1, len(cores) // sharing)
     torch.set_num_threads(threads)
     return threads

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import time
+from pathlib import Path
 
 from tqdm import tqdm
+
+from lsgd_mpi.launcher import promise
 
 _LINE_EVERY_S = 10.0
 
 
+def on_terminal() -> bool:
+    """Whether a person watches standard error.
+
+    Under mpirun it is a pipe to mpirun, which passes it on: then mpirun's own standard error counts.
+    """
+    if sys.stderr.isatty() or promise() is None:
+        return sys.stderr.isatty()
+    try:
+        return str(Path(f"/proc/{os.getppid()}/fd/2").readlink()).startswith(("/dev/pts/", "/dev/tty"))
+    except OSError:
+        return False
+
+
 class Progress:
-    """A tqdm bar if standard error is a terminal, else a line every ten seconds; silent if not ``shown``."""
+    """A tqdm bar where a person watches, else a line every ten seconds; silent if not ``shown``."""
 
     def __init__(self, total_steps: float, shown: bool) -> None:
         total = None if math.isinf(total_steps) else int(total_steps)
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, unit="step", disable=not (shown and terminal), dynamic_ncols=True)
+        terminal = on_terminal()
+        width = None if sys.stderr.isatty() else 79
+        self._bar = tqdm(total=total, unit="step", disable=not (shown and terminal), ncols=width)
         self._total = "" if total is None else f" of {total}"
         self._lines = shown and not terminal
         self._started = self._last_line = time.perf_counter()

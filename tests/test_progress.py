@@ -7,8 +7,8 @@ import torch
 
 from lsgd_mpi import progress
 from lsgd_mpi.comm import Traffic
+from lsgd_mpi.meter import Meter
 from lsgd_mpi.progress import ConsoleHandler, Progress
-from lsgd_mpi.trainer import Meter
 
 
 class Terminal(io.StringIO):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from lsgd_mpi.algorithms.base import Communicator
 from lsgd_mpi.flat import FlatTensors
 from lsgd_mpi.leaders import Leader
+
+_log = logging.getLogger("lsgd_mpi")
 
 MODES = ("local", "average", "leader")
 
@@ -30,6 +34,8 @@ class BufferExchange:
             if not each.is_floating_point() and not each.is_complex() and each.dtype != torch.bool
         ]
         self._floating = FlatTensors(floating) if floating else None
+        if mode != "local" and not buffers and communicator.world_rank == 0:
+            _log.warning(f"--bn {mode} has no effect: the model has no buffers")
 
     def exchange(self, leader: Leader) -> None:
         """Do it: collective over the group."""

@@ -13,7 +13,7 @@ from lsgd_mpi.algorithms.buffers import MODES, BufferExchange
 from lsgd_mpi.errors import NumericalError, UsageError
 from lsgd_mpi.flat import FlatTensors
 from lsgd_mpi.groups import Topology
-from lsgd_mpi.leaders import Leader, LossWindow, Round, Scope
+from lsgd_mpi.leaders import LARGEST_WINDOW, Leader, LossWindow, Round, Scope
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,9 @@ class LSGDOptions(Options):
             check_period("global_period", self.global_period)
         if self.global_pull is not None:
             check_pull("global_pull", self.global_pull)
-        if (
-            isinstance(self.loss_window, bool)
-            or not isinstance(self.loss_window, int)
-            or self.loss_window < 1
-        ):
-            raise UsageError(f"--loss-window {self.loss_window}: the window holds at least one mini-batch")
+        window = self.loss_window
+        if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= LARGEST_WINDOW:
+            raise UsageError(f"--loss-window {window}: the window holds 1 to {LARGEST_WINDOW} mini-batches")
 
     def useless(self, topology: Topology) -> list[str]:
         """Global options without a second group."""
@@ -92,9 +89,9 @@ class LSGD(Algorithm):
     pulls every other worker with λ_G. If no worker of a group has a finite loss nobody leads and the run
     ends with `NumericalError`.
 
-    *Communication of a worker*: 16 bytes and one broadcast of the flat parameters (4 N bytes for N float32
-    parameters, each tensor padded to 16 bytes) a local round; the same and another election a global round.
-    No broadcast for a pull of 0.
+    *Communication of a worker*, with P the bytes of the flat parameters (4 N for N float32 parameters, each
+    tensor padded to 16 bytes): an election (16 bytes) in its group whenever a round is due; P a local
+    round; another election and P a global round. Nothing is broadcast for a pull of 0, nor in a group of one.
 
     *Changes* the parameters; with ``bn`` other than ``local`` also the model's buffers; never the
     optimizer's state. *Keeps* one buffer of the parameters' size; with ``pull="every-step"`` one a scope.

@@ -27,6 +27,7 @@ _LOAD: dict[str, Callable[[Path | None, Synthetic], Dataset]] = {
 }
 
 DATASETS: tuple[str, ...] = tuple(_LOAD)
+WITHOUT_FILES: tuple[str, ...] = tuple(name for name in _LOAD if name not in _PREPARE)
 
 
 def prepare(name: str, data_dir: Path | None = None, download: bool = True) -> None:
