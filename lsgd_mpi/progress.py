@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -16,17 +18,28 @@ from lsgd_mpi.launcher import promise
 _LINE_EVERY_S = 10.0
 
 
-def on_terminal() -> bool:
-    """Whether a person watches standard error.
+def terminal(descriptor: int) -> TextIO | None:
+    """The terminal on which a person reads this process's standard output (1) or error (2), if one does.
 
-    Under mpirun it is a pipe to mpirun, which passes it on: then mpirun's own standard error counts.
+    Under mpirun both are pipes, or a pseudo-terminal of mpirun's own, and mpirun passes only whole lines on,
+    which a bar is not. What counts then is mpirun's own output: if that is a terminal of this node, the bar
+    is written there.
     """
-    if sys.stderr.isatty() or promise() is None:
-        return sys.stderr.isatty()
+    if promise() is not None:
+        return _launchers_terminal(descriptor)
+    stream = sys.stdout if descriptor == 1 else sys.stderr
+    return stream if stream.isatty() else None
+
+
+@functools.cache
+def _launchers_terminal(descriptor: int) -> TextIO | None:
+    path = Path(f"/proc/{os.getppid()}/fd/{descriptor}")
     try:
-        return str(Path(f"/proc/{os.getppid()}/fd/2").readlink()).startswith(("/dev/pts/", "/dev/tty"))
+        if str(path.readlink()).startswith(("/dev/pts/", "/dev/tty")):
+            return path.open("w", encoding="utf-8")
     except OSError:
-        return False
+        return None  # the launcher is another user's, or on another node
+    return None
 
 
 class Progress:
@@ -34,11 +47,10 @@ class Progress:
 
     def __init__(self, total_steps: float, shown: bool) -> None:
         total = None if math.isinf(total_steps) else int(total_steps)
-        terminal = on_terminal()
-        width = None if sys.stderr.isatty() else 79
-        self._bar = tqdm(total=total, unit="step", disable=not (shown and terminal), ncols=width)
+        screen = terminal(2) if shown else None
+        self._bar = tqdm(total=total, unit="step", disable=screen is None, file=screen, dynamic_ncols=True)
         self._total = "" if total is None else f" of {total}"
-        self._lines = shown and not terminal
+        self._lines = shown and screen is None
         self._started = self._last_line = time.perf_counter()
         self._steps = 0
 
@@ -61,8 +73,11 @@ class Progress:
     @staticmethod
     def say(line: str) -> None:
         """Print a line without breaking the bar."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+        # tqdm clears its bar for a line on the bar's own stream only.
+        screen = terminal(2) if terminal(1) is not None and promise() is not None else None
+        screen = screen or sys.stdout
+        tqdm.write(line, file=screen)
+        screen.flush()
 
     def close(self) -> None:
         """Leave the bar as it is."""

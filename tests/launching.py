@@ -62,7 +62,7 @@ def run_ranks(size, command, *, timeout_s=60.0, environment=None):
         with out.open("wb") as stdout, err.open("wb") as stderr:
             # Files, not pipes: a rank that outlives mpirun would hold a pipe open.
             mpirun = subprocess.Popen(
-                [*_mpirun(), "-np", str(size), sys.executable, *map(str, command)],
+                [*mpirun_command(), "-np", str(size), sys.executable, *map(str, command)],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -107,7 +107,7 @@ def _of_rank(text, world_rank):
     return "\n".join(lines)
 
 
-def _mpirun():
+def mpirun_command():
     beside_python = str(Path(sys.executable).parent)
     mpirun = shutil.which("mpirun", path=os.pathsep.join([beside_python, os.environ.get("PATH", "")]))
     assert mpirun, "there is no mpirun beside this python or on the path: make the environment with bin/setup"

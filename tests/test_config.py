@@ -268,7 +268,7 @@ def test_a_combination_without_effect_is_refused():
     "given",
     [
         {"lr_decay": 0.5},
-        {"dataset": "mnist", "data_dir": Path("somewhere")},
+        {"dataset": "digits", "data_dir": Path("somewhere")},
     ],
     ids=lambda given: " ".join(given),
 )
