@@ -62,7 +62,7 @@ def ranks_with_different_groups_are_told_so_together(ranks):
     if ranks.size > 1:
         mine = 1 if ranks.rank == 1 else ranks.size
         message = agreed_refusal(lambda: lsgd_mpi.init(mine))
-        assert message.startswith("the ranks were started with different groups: ")
+        assert message.startswith("the ranks have different groups: ")
         assert message.endswith(f"{ranks.size} on world rank 0, 1 on world rank 1")
         assert not lsgd_mpi.is_initialized()
     lsgd_mpi.init(ranks.groups)

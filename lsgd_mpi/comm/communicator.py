@@ -1,52 +1,28 @@
-"""The one room that talks: MPI communicators for small decisions, Horovod for large tensors.
+"""The collectives that algorithms use: elections, broadcasts, averages, and the reports of leaders.
 
 Every rank creates every communicator and process set in the same order; `Communicator.close` frees them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from lsgd_mpi.errors import CommunicationError, LsgdError, SetupError, UsageError
-from lsgd_mpi.groups import GroupSpec, Topology, make_topology
-from lsgd_mpi.launcher import broken_promise, promise
+from lsgd_mpi.comm.libraries import MPI, HorovodInternalError, hvd
+from lsgd_mpi.errors import CommunicationError
+from lsgd_mpi.groups import Topology
 from lsgd_mpi.leaders import Leader, Round, Scope, offered_loss
-
-try:
-    # mpi4py initialises MPI, with the thread level that Horovod's background thread needs: before Horovod.
-    # isort: split
-    import horovod.torch as hvd
-    from horovod.common.exceptions import HorovodInternalError
-    from mpi4py import MPI
-except (ImportError, OSError, RuntimeError) as error:
-    raise SetupError(f"MPI or Horovod cannot be loaded ({error}): build them with bin/setup") from error
 
 _Result = TypeVar("_Result")
 
 #: Payload of one election: a float64 loss and an int32 rank, padded as C pads it.
 ELECTION_BYTES = 16
-
-#: Horovod looks for work this often, and a broadcast waits for it twice; its default of 1 ms would double
-#: the time of a pull of 1 million parameters (benchmarks/pull_round.py).
-DEFAULT_CYCLE_TIME_MS = "0.2"
-
-_THREAD_LEVELS = {
-    MPI.THREAD_SINGLE: "MPI_THREAD_SINGLE",
-    MPI.THREAD_FUNNELED: "MPI_THREAD_FUNNELED",
-    MPI.THREAD_SERIALIZED: "MPI_THREAD_SERIALIZED",
-    MPI.THREAD_MULTIPLE: "MPI_THREAD_MULTIPLE",
-}
 
 #: Elements in one allreduce. MPI's own buffer grows with it: half the parameters' size with two ranks, if
 #: they were averaged at once (benchmarks/memory.py).
@@ -257,157 +233,6 @@ class Communicator:
             ) from error
         setattr(self.traffic, kind, getattr(self.traffic, kind) + time.perf_counter() - start)
         self.traffic.sent_bytes += nbytes
-
-
-def start(spec: GroupSpec) -> Communicator:
-    """Check MPI, find the groups that ``spec`` asks for, and start Horovod with their process sets.
-
-    Collective over the world. Raises, on all ranks alike, `UsageError` for impossible or differing groups
-    and `SetupError` if the launcher, MPI and Horovod do not fit together.
-    """
-    raise_together(_mpi_problem())
-    specs = MPI.COMM_WORLD.allgather(spec)
-    if any(other != specs[0] for other in specs):
-        raise_together(
-            UsageError(f"the ranks were started with different groups: {_first_difference(specs)}")
-        )
-    hosts = MPI.COMM_WORLD.allgather(MPI.Get_processor_name())
-    topology = together(lambda: make_topology(spec, hosts))
-    # A set of one rank is never needed and one equal to the world is an error for Horovod.
-    process_sets = [
-        hvd.ProcessSet(list(members)) if 1 < len(members) < topology.world_size else None
-        for members in topology.groups
-    ]
-    os.environ.setdefault("HOROVOD_CYCLE_TIME", DEFAULT_CYCLE_TIME_MS)
-    world = MPI.COMM_WORLD.Dup()
-    hvd.init(comm=world, process_sets=[process_set for process_set in process_sets if process_set])
-    raise_together(_horovod_problem())
-    return Communicator(topology, world, process_sets)
-
-
-def raise_together(problem: LsgdError | None) -> None:
-    """Raise, on all ranks alike, the problem of the lowest rank that has one. Collective over the world."""
-    mine = None if problem is None else (type(problem), str(problem))
-    found = [(rank, theirs) for rank, theirs in enumerate(MPI.COMM_WORLD.allgather(mine)) if theirs]
-    if not found:
-        return
-    rank, (kind, message) = found[0]
-    error = kind(message if rank == 0 else f"world rank {rank}: {message}")
-    error.agreed = True
-    raise error
-
-
-def together(action: Callable[[], _Result]) -> _Result:
-    """Do ``action`` on every rank; if it fails on one, raise its error on all. Collective over the world."""
-    result, problem = _attempt(action)
-    raise_together(problem)
-    return result[0]
-
-
-def on_rank_zero(action: Callable[[], _Result]) -> _Result:
-    """Do ``action`` on world rank 0; its result, or its error, on all. Collective over the world."""
-    result, problem = _attempt(action) if MPI.COMM_WORLD.Get_rank() == 0 else ([], None)
-    raise_together(problem)
-    shared: list[_Result] = MPI.COMM_WORLD.bcast(result, root=0)
-    return shared[0]
-
-
-def check_equal(what: str, value: object) -> None:
-    """Raise `UsageError` on all ranks if ``value`` is not the same on each. Collective over the world.
-
-    ``value`` is made of plain built-in types; digests travel first, so that equal values cost 32 bytes.
-    """
-    digest = hashlib.sha256(repr(value).encode()).digest()
-    if len(set(MPI.COMM_WORLD.allgather(digest))) > 1:
-        values = MPI.COMM_WORLD.allgather(value)
-        raise_together(UsageError(f"the ranks have different {what}: {_first_difference(values)}"))
-
-
-def mpi_rank_and_size() -> tuple[int, int]:
-    """World rank and size as MPI has them, before `start`."""
-    return MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
-
-
-def abort(exit_code: int) -> None:
-    """End the job on all ranks at once with ``exit_code``. Not collective."""
-    MPI.COMM_WORLD.Abort(exit_code)
-
-
-def mpi_libraries(memory_map: str) -> list[str]:
-    """Files of the MPI libraries in the text of ``/proc/self/maps``."""
-    pattern = r"(/\S.*/lib(?:mpi|mpich|mpi_\w+)\.so\S*)$"
-    found = {Path(match).resolve() for match in re.findall(pattern, memory_map, re.MULTILINE)}
-    return sorted(str(path) for path in found if not re.search(r"libmpi_(?:cxx|mpifh|usempi)", path.name))
-
-
-def mpi_library_files() -> list[str]:
-    """Files of the MPI libraries that this process has loaded: one, if all is well; none without /proc."""
-    maps = Path("/proc/self/maps")
-    return mpi_libraries(maps.read_text(encoding="utf-8")) if maps.exists() else []
-
-
-def facts() -> dict[str, object]:
-    """What MPI and Horovod are, for the run directory and `lsgd-mpi doctor`."""
-    return {
-        "mpi_library": MPI.Get_library_version().split("\x00")[0].splitlines()[0].split(",")[0].strip(),
-        "mpi_files": mpi_library_files(),
-        "mpi_thread_level": _THREAD_LEVELS[MPI.Query_thread()],
-        "horovod_mpi": bool(hvd.mpi_built()),
-        "horovod_nccl": bool(hvd.nccl_built()),
-        "horovod_gloo": bool(hvd.gloo_built()),
-        "horovod_cycle_time_ms": os.environ.get("HOROVOD_CYCLE_TIME", ""),
-    }
-
-
-def horovod_has_nccl() -> bool:
-    """Whether Horovod can move CUDA tensors by NCCL."""
-    return bool(hvd.nccl_built())
-
-
-def _attempt(action: Callable[[], _Result]) -> tuple[list[_Result], LsgdError | None]:
-    try:
-        return [action()], None
-    except LsgdError as error:
-        return [], error
-
-
-def _mpi_problem() -> SetupError | None:
-    broken = broken_promise(promise(), MPI.COMM_WORLD.Get_size())
-    if broken:
-        return SetupError(broken)
-    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
-        return SetupError(
-            f"MPI runs with thread level {_THREAD_LEVELS[MPI.Query_thread()]}, Horovod's background thread "
-            "needs MPI_THREAD_MULTIPLE: import lsgd_mpi before anything that starts MPI, do not set "
-            "MPI4PY_RC_THREAD_LEVEL, and use an MPI library that was built with thread support"
-        )
-    if not hvd.mpi_built():
-        return SetupError("Horovod was built without MPI: build it again with bin/setup --rebuild")
-    files = mpi_library_files()
-    if len(files) > 1:
-        return SetupError(
-            f"mpi4py and Horovod use different MPI libraries ({' and '.join(files)}): build Horovod again "
-            "with bin/setup --rebuild, and let neither LD_PRELOAD nor MPI4PY_LIBMPI name another"
-        )
-    return None
-
-
-def _horovod_problem() -> SetupError | None:
-    if (hvd.size(), hvd.rank()) == (MPI.COMM_WORLD.Get_size(), MPI.COMM_WORLD.Get_rank()):
-        return None
-    return SetupError(
-        f"Horovod has rank {hvd.rank()} of {hvd.size()} where MPI has rank {MPI.COMM_WORLD.Get_rank()} of "
-        f"{MPI.COMM_WORLD.Get_size()}: start with mpirun, srun --mpi=pmix or horovodrun --mpi"
-    )
-
-
-def _first_difference(values: Sequence[object]) -> str:
-    rank = next(rank for rank, value in enumerate(values) if value != values[0])
-    first, other = values[0], values[rank]
-    if isinstance(first, dict) and isinstance(other, dict):
-        name = next(name for name in first if first[name] != other.get(name))
-        return f"{name} is {first[name]!r} on world rank 0, {other.get(name)!r} on world rank {rank}"
-    return f"{values[0]!r} on world rank 0, {values[rank]!r} on world rank {rank}"
 
 
 def _pair(leader: Leader) -> np.ndarray[Any, Any]:

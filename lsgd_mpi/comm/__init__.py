@@ -1,0 +1,34 @@
+"""The one room that talks: MPI communicators for small decisions, Horovod for large tensors.
+
+Nothing outside it imports mpi4py or Horovod.
+"""
+
+from __future__ import annotations
+
+from lsgd_mpi.comm.agreement import check_equal, on_rank_zero, raise_together, together
+from lsgd_mpi.comm.communicator import Communicator, Traffic
+from lsgd_mpi.comm.libraries import (
+    abort,
+    facts,
+    horovod_has_nccl,
+    mpi_libraries,
+    mpi_library_files,
+    mpi_rank_and_size,
+)
+from lsgd_mpi.comm.start import start
+
+__all__ = [
+    "Communicator",
+    "Traffic",
+    "abort",
+    "check_equal",
+    "facts",
+    "horovod_has_nccl",
+    "mpi_libraries",
+    "mpi_library_files",
+    "mpi_rank_and_size",
+    "on_rank_zero",
+    "raise_together",
+    "start",
+    "together",
+]

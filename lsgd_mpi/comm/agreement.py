@@ -1,0 +1,69 @@
+"""What all ranks must know together: an error on one of them, a value that must be the same on each.
+
+These are collectives over the world that need no groups, so they work before `start`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from lsgd_mpi.comm.libraries import MPI
+from lsgd_mpi.errors import LsgdError, UsageError
+
+_Result = TypeVar("_Result")
+
+
+def raise_together(problem: LsgdError | None) -> None:
+    """Raise, on all ranks alike, the problem of the lowest rank that has one. Collective over the world."""
+    mine = None if problem is None else (type(problem), str(problem))
+    found = [(rank, theirs) for rank, theirs in enumerate(MPI.COMM_WORLD.allgather(mine)) if theirs]
+    if not found:
+        return
+    rank, (kind, message) = found[0]
+    error = kind(message if rank == 0 else f"world rank {rank}: {message}")
+    error.agreed = True
+    raise error
+
+
+def together(action: Callable[[], _Result]) -> _Result:
+    """Do ``action`` on every rank; if it fails on one, raise its error on all. Collective over the world."""
+    result, problem = _attempt(action)
+    raise_together(problem)
+    return result[0]
+
+
+def on_rank_zero(action: Callable[[], _Result]) -> _Result:
+    """Do ``action`` on world rank 0; its result, or its error, on all. Collective over the world."""
+    result, problem = _attempt(action) if MPI.COMM_WORLD.Get_rank() == 0 else ([], None)
+    raise_together(problem)
+    shared: list[_Result] = MPI.COMM_WORLD.bcast(result, root=0)
+    return shared[0]
+
+
+def check_equal(what: str, value: object) -> None:
+    """Raise `UsageError` on all ranks if ``value`` is not the same on each. Collective over the world.
+
+    ``value`` is made of plain built-in types; digests travel first, so that equal values cost 32 bytes.
+    """
+    digest = hashlib.sha256(repr(value).encode()).digest()
+    if len(set(MPI.COMM_WORLD.allgather(digest))) > 1:
+        values = MPI.COMM_WORLD.allgather(value)
+        raise_together(UsageError(f"the ranks have different {what}: {_first_difference(values)}"))
+
+
+def _attempt(action: Callable[[], _Result]) -> tuple[list[_Result], LsgdError | None]:
+    try:
+        return [action()], None
+    except LsgdError as error:
+        return [], error
+
+
+def _first_difference(values: Sequence[object]) -> str:
+    rank = next(rank for rank, value in enumerate(values) if value != values[0])
+    first, other = values[0], values[rank]
+    if isinstance(first, dict) and isinstance(other, dict):
+        name = next(name for name in first if first[name] != other.get(name))
+        return f"{name} is {first[name]!r} on world rank 0, {other.get(name)!r} on world rank {rank}"
+    return f"{values[0]!r} on world rank 0, {values[rank]!r} on world rank {rank}"

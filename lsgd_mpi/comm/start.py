@@ -1,0 +1,68 @@
+"""From the processes that a launcher started to a communicator with groups."""
+
+from __future__ import annotations
+
+import os
+
+from lsgd_mpi.comm.agreement import check_equal, raise_together, together
+from lsgd_mpi.comm.communicator import Communicator
+from lsgd_mpi.comm.libraries import MPI, hvd, mpi_library_files, thread_level
+from lsgd_mpi.errors import SetupError
+from lsgd_mpi.groups import GroupSpec, make_topology
+from lsgd_mpi.launcher import broken_promise, promise
+
+#: Horovod looks for work this often, and a broadcast waits for it twice; its default of 1 ms would double
+#: the time of a pull of 1 million parameters (benchmarks/pull_round.py).
+DEFAULT_CYCLE_TIME_MS = "0.2"
+
+
+def start(spec: GroupSpec) -> Communicator:
+    """Check MPI, find the groups that ``spec`` asks for, and start Horovod with their process sets.
+
+    Collective over the world. Raises, on all ranks alike, `UsageError` for impossible or differing groups
+    and `SetupError` if the launcher, MPI and Horovod do not fit together.
+    """
+    raise_together(_mpi_problem())
+    check_equal("groups", spec)
+    hosts = MPI.COMM_WORLD.allgather(MPI.Get_processor_name())
+    topology = together(lambda: make_topology(spec, hosts))
+    # A set of one rank is never needed and one equal to the world is an error for Horovod.
+    process_sets = [
+        hvd.ProcessSet(list(members)) if 1 < len(members) < topology.world_size else None
+        for members in topology.groups
+    ]
+    os.environ.setdefault("HOROVOD_CYCLE_TIME", DEFAULT_CYCLE_TIME_MS)
+    world = MPI.COMM_WORLD.Dup()
+    hvd.init(comm=world, process_sets=[process_set for process_set in process_sets if process_set])
+    raise_together(_horovod_problem())
+    return Communicator(topology, world, process_sets)
+
+
+def _mpi_problem() -> SetupError | None:
+    broken = broken_promise(promise(), MPI.COMM_WORLD.Get_size())
+    if broken:
+        return SetupError(broken)
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        return SetupError(
+            f"MPI runs with thread level {thread_level()}, Horovod's background thread "
+            "needs MPI_THREAD_MULTIPLE: import lsgd_mpi before anything that starts MPI, do not set "
+            "MPI4PY_RC_THREAD_LEVEL, and use an MPI library that was built with thread support"
+        )
+    if not hvd.mpi_built():
+        return SetupError("Horovod was built without MPI: build it again with bin/setup --rebuild")
+    files = mpi_library_files()
+    if len(files) > 1:
+        return SetupError(
+            f"mpi4py and Horovod use different MPI libraries ({' and '.join(files)}): build Horovod again "
+            "with bin/setup --rebuild, and let neither LD_PRELOAD nor MPI4PY_LIBMPI name another"
+        )
+    return None
+
+
+def _horovod_problem() -> SetupError | None:
+    if (hvd.size(), hvd.rank()) == (MPI.COMM_WORLD.Get_size(), MPI.COMM_WORLD.Get_rank()):
+        return None
+    return SetupError(
+        f"Horovod has rank {hvd.rank()} of {hvd.size()} where MPI has rank {MPI.COMM_WORLD.Get_rank()} of "
+        f"{MPI.COMM_WORLD.Get_size()}: start with mpirun, srun --mpi=pmix or horovodrun --mpi"
+    )
