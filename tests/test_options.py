@@ -7,6 +7,7 @@ import pytest
 from lsgd_mpi.algorithms import ALGORITHMS, find_algorithm, make_options
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.groups import make_topology
+from lsgd_mpi.leaders import LARGEST_WINDOW
 
 ONE_GROUP = make_topology(4, ["node"] * 4)
 TWO_GROUPS = make_topology(2, ["node"] * 4)
@@ -29,8 +30,8 @@ def test_a_pull_lies_between_none_and_onto_the_leader(name, pull):
     assert f"--{name.replace('_', '-')} {pull}" in str(refused.value)
 
 
-@pytest.mark.parametrize("window", [0, -1, 2.0, True])
-def test_a_loss_window_holds_at_least_one_batch(window):
+@pytest.mark.parametrize("window", [0, -1, 2.0, True, LARGEST_WINDOW + 1])
+def test_a_loss_window_holds_at_least_one_batch_and_not_too_many(window):
     with pytest.raises(UsageError, match="--loss-window"):
         make_options("lsgd", {"loss_window": window})
 

@@ -5,6 +5,11 @@ from harness import assert_close, assert_same_bits, case, distributed
 from torch import nn
 
 
+def factor_of(rank):
+    """Not linear, so that the mean over a group is not by chance the mean over all."""
+    return float((rank + 1) ** 3)
+
+
 class Statistics(nn.Module):
     """Batch norm, and buffers of the kinds that no average is made of."""
 
@@ -13,8 +18,8 @@ class Statistics(nn.Module):
         self.norm = nn.BatchNorm1d(3).double()
         self.register_buffer("mask", torch.tensor([rank % 2 == 0, True]))
         self.register_buffer("counts", torch.tensor([rank, -rank], dtype=torch.int32))
-        self.norm.running_mean.copy_(torch.tensor([1.0, 2.0, 3.0]) * (rank + 1))
-        self.norm.running_var.fill_(10.0 * (rank + 1))
+        self.norm.running_mean.copy_(torch.tensor([1.0, 2.0, 3.0]) * factor_of(rank))
+        self.norm.running_var.fill_(10.0 * factor_of(rank))
         self.norm.num_batches_tracked.fill_(5 * rank + 1)
 
 
@@ -26,7 +31,9 @@ def after_a_local_round(ranks, bn):
         ranks, inner, model, equal_start=False, bn=bn, local_period=2, local_pull=0.5, global_period=3
     )
     optimizer.step(float(-ranks.rank))
-    assert_same_bits(model.norm.running_var, torch.full((3,), 10.0 * (ranks.rank + 1), dtype=torch.float64))
+    assert_same_bits(
+        model.norm.running_var, torch.full((3,), 10.0 * factor_of(ranks.rank), dtype=torch.float64)
+    )
     optimizer.step(float(-ranks.rank))
     return model, optimizer
 
@@ -45,14 +52,14 @@ def assert_statistics(model, factor, tracked, counts, rank):
 def each_worker_keeps_its_own_statistics(ranks):
     model, _ = after_a_local_round(ranks, "local")
     rank = ranks.rank
-    assert_statistics(model, rank + 1, 5 * rank + 1, [rank, -rank], rank)
+    assert_statistics(model, factor_of(rank), 5 * rank + 1, [rank, -rank], rank)
 
 
 @case
 def statistics_are_averaged_over_the_group_and_counters_take_the_maximum(ranks):
     model, _ = after_a_local_round(ranks, "average")
     low, high = min(ranks.members), max(ranks.members)
-    mean = sum(rank + 1 for rank in ranks.members) / len(ranks.members)
+    mean = sum(factor_of(rank) for rank in ranks.members) / len(ranks.members)
     assert_statistics(model, mean, 5 * high + 1, [high, -low], ranks.rank)
 
 
@@ -60,7 +67,7 @@ def statistics_are_averaged_over_the_group_and_counters_take_the_maximum(ranks):
 def all_statistics_become_the_leaders(ranks):
     model, _ = after_a_local_round(ranks, "leader")
     leader = max(ranks.members)
-    assert_statistics(model, leader + 1, 5 * leader + 1, [leader, -leader], ranks.rank)
+    assert_statistics(model, factor_of(leader), 5 * leader + 1, [leader, -leader], ranks.rank)
 
 
 @case

@@ -147,6 +147,19 @@ NEVER = 1000
 
 
 @case
+def an_election_takes_offers_that_are_not_finite_for_the_worst(ranks):
+    communicator = lsgd_mpi.runtime.communicator()
+    for bad in (float("nan"), float("inf"), float("-inf")):
+        first = ranks.rank == ranks.members[0]
+        leader = communicator.elect(bad if first else 1e300)
+        if len(ranks.members) > 1:
+            assert (leader.loss, leader.world_rank) == (1e300, ranks.members[1])
+        else:
+            assert (leader.loss, leader.world_rank) == (float("inf"), ranks.rank)
+        assert leader.is_valid == (len(ranks.members) > 1)
+
+
+@case
 def finish_may_be_called_more_than_once_and_training_may_go_on(ranks):
     worker = Worker(ranks, local_period=1, local_pull=0.1, global_period=NEVER)
     for part in (1, 2, 3):
@@ -161,10 +174,12 @@ def finish_may_be_called_more_than_once_and_training_may_go_on(ranks):
 
 @case
 def rounds_of_an_optimizer_before_are_not_rounds_of_the_next(ranks):
-    # The first one ends without finish(), as when training was cut short in a notebook.
+    # The first one ends without finish(), and with reports under way that rank 0 has not asked for.
     first = Worker(ranks, local_period=1, local_pull=0.1, global_period=NEVER)
-    for _ in range(3):
-        first.iterate(float(ranks.rank))
+    for turn in (True, False):
+        if (0 in ranks.members) == turn:
+            first.iterate(float(ranks.rank))
+        ranks.world.barrier()
     second = Worker(ranks, local_period=1, local_pull=0.1, global_period=NEVER)
     second.iterate(float(ranks.rank))
     second.optimizer.finish()
