@@ -17,10 +17,9 @@ from ranks import on_ranks
 MODELS = {
     "mlp-11M": ((1, 28, 28), 32, 128),
     "resnet20": ((3, 28, 28), 32, 64),
-    "cnn7": ((3, 28, 28), 32, 128),
 }
 RANKS = {2: 1, 4: 2}
-REPEATS = 5
+REPEATS = 4
 METHOD = {"local_period": 16, "global_period": 64}
 
 
