@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: Exit status after Ctrl-C, as shells give it: 128 and the signal's number.
+INTERRUPTED = 130
+
 
 class LsgdError(Exception):
     """A failure that ends the program with one sentence instead of a traceback.

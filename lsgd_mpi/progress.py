@@ -88,7 +88,9 @@ class ConsoleHandler(logging.Handler):
     """Prints log records: warnings and errors to standard error, the others to standard output."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one record."""
+        """Print one record, unless it is for the rank's log alone."""
+        if getattr(record, "for_file_only", False):
+            return
         if record.levelno >= logging.WARNING:
             tqdm.write(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
         else:

@@ -12,14 +12,18 @@ import traceback
 from types import TracebackType
 
 from lsgd_mpi import comm
-from lsgd_mpi.errors import LsgdError, UsageError
+from lsgd_mpi.errors import INTERRUPTED, CommunicationError, LsgdError, UsageError
 from lsgd_mpi.groups import GroupSpec, Topology, make_topology
 from lsgd_mpi.launcher import promise
 
 _communicator: comm.Communicator | None = None
+_hook_before = sys.excepthook
 
 #: Ranks that are not to print a failure leave that long to the one that is, before they end the job.
 _GRACE_S = 5.0
+
+#: A rank whose program ends waits that long for the others' to end too.
+_LEAVING_S = 120.0
 
 
 def init(groups: GroupSpec = "node") -> None:
@@ -29,14 +33,14 @@ def init(groups: GroupSpec = "node") -> None:
     exception on one rank ends the job on all. Raises `UsageError` for impossible groups, or others than
     before, and `SetupError` if launcher, MPI and Horovod do not fit together.
     """
-    global _communicator
+    global _communicator, _hook_before
     if _communicator is not None:
         _check_same_groups(groups, _communicator.topology)
         return
     # First the hook: a failure of start() itself is one sentence with its exit code, not a traceback a rank.
-    sys.excepthook = _end_job_of_uncaught
+    _hook_before, sys.excepthook = sys.excepthook, _end_job_of_uncaught
     _communicator = comm.start(groups)
-    atexit.register(shutdown)
+    atexit.register(_leave)
 
 
 def shutdown() -> None:
@@ -44,8 +48,21 @@ def shutdown() -> None:
     global _communicator
     if _communicator is not None:
         closing, _communicator = _communicator, None
-        sys.excepthook = sys.__excepthook__
+        sys.excepthook = _hook_before
         closing.close()
+
+
+def _leave() -> None:
+    """At the end of a program that did not call `shutdown`: leave together, or end the job for all."""
+    if _communicator is None:
+        return
+    if not _communicator.all_arrive(_LEAVING_S):
+        problem = CommunicationError(
+            f"this rank's program ended, and {_LEAVING_S:.0f} s later others are still running and may wait "
+            "for it: let all ranks make the same number of steps, and call lsgd_mpi.shutdown() on each"
+        )
+        end_job(problem)
+    shutdown()
 
 
 def communicator() -> comm.Communicator:
@@ -94,6 +111,11 @@ def end_job(error: BaseException) -> int:
     """
     world_rank, world_size = comm.mpi_rank_and_size()
     exit_code = error.exit_code if isinstance(error, LsgdError) else 1
+    if isinstance(error, KeyboardInterrupt):
+        exit_code = INTERRUPTED
+        if world_size > 1:
+            comm.abort(exit_code)
+        return exit_code
     reporter = getattr(error, "reporter", None)
     if getattr(error, "agreed", False) or world_size == 1:
         promised = promise()

@@ -37,9 +37,9 @@ def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     _show("packages", ", ".join(f"{name} {_version(name)}" for name in _PACKAGES))
     promised = promise()
     _show("launcher", "none" if promised is None else f"{promised.launcher}, {promised.size} ranks")
-    _show("torch", _torch_facts())
     from lsgd_mpi import comm
 
+    _show("torch", comm.together(_torch_facts))
     facts = comm.facts()
     _show("MPI", str(facts["mpi_library"]))
     _show("MPI library files", ", ".join(comm.mpi_library_files()) or "none in /proc/self/maps")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lsgd_mpi import __version__
-from lsgd_mpi.errors import LsgdError, UsageError
+from lsgd_mpi.errors import INTERRUPTED, LsgdError, SetupError, UsageError
 from lsgd_mpi.launcher import promise
 
 #: Subcommands and whether they run on many ranks; each is a module of this package with `add_parser`.
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parsed = _parse_together(arguments) if on_ranks else _parse(arguments)
         return int(parsed.run(parsed))
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as interrupt:
+        return _fail_everywhere(interrupt) if on_ranks else INTERRUPTED
     except LsgdError as error:
         return _fail_everywhere(error) if on_ranks else _fail(error)
     except Exception as error:
@@ -92,12 +92,15 @@ def _fail(error: LsgdError) -> int:
     return error.exit_code
 
 
-def _fail_everywhere(error: Exception) -> int:
+def _fail_everywhere(error: BaseException) -> int:
     promised = promise()
     if isinstance(error, LsgdError) and not error.agreed and (promised is None or promised.size == 1):
         return _fail(error)
-    from lsgd_mpi import runtime
-
+    try:
+        from lsgd_mpi import runtime
+    except SetupError as unloadable:
+        # Every process meets this by itself, and none can tell the others.
+        return _fail(unloadable)
     exit_code = runtime.end_job(error)
     runtime.shutdown()
     return exit_code

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import lsgd_mpi
+from lsgd_mpi import runtime
 
 
 def disagree(world_rank):
@@ -44,6 +45,9 @@ def main(failure):
                 loss = loss * float("nan")
             if world_rank == 1 and failure == "exception":
                 raise RuntimeError("this worker broke")
+            if world_rank == 1 and failure == "left-early":
+                runtime._LEAVING_S = 2.0
+                sys.exit(0)
             if world_rank == 1 and failure == "usage-error-of-one":
                 optimizer.step()
             if world_rank == 1 and failure == "killed":

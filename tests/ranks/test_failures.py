@@ -59,8 +59,11 @@ def test_a_second_mpi_library_in_the_process(tmp_path):
     ("failure", "words"),
     [
         ("different-groups", ["different groups", "[[0, 1]] on world rank 0", "[[0], [1]] on world rank 1"]),
-        ("different-options", ["different algorithm, options", "local_period=5"]),
-        ("different-models", ["different algorithm, options and parameters", "(3, 3)"]),
+        ("different-options", ["different options", "local_period is 1 on world rank 0, 5 on world rank 1"]),
+        (
+            "different-models",
+            ["different parameters", "weight is ('float64', [2, 3])".replace("float64", "torch.float32")],
+        ),
     ],
 )
 def test_ranks_that_disagree(failure, words):
@@ -73,6 +76,26 @@ def test_no_worker_with_a_finite_loss():
 
 def test_a_usage_error_of_one_rank_alone():
     assert_said_once(fail("usage-error-of-one"), 2, "world rank 1", "optimizer.step(loss)")
+
+
+def test_a_rank_whose_program_ends_before_the_others():
+    finished = fail("left-early")
+    assert_said_once(finished, 7, "world rank 1", "same number of steps")
+    assert_ended_within(15, finished)
+
+
+@pytest.mark.parametrize("command", ["train", "doctor"])
+def test_a_horovod_that_cannot_be_loaded(command, tmp_path):
+    broken = tmp_path / "horovod"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ImportError('libmpi.so.40 is not there')\n")
+    finished = launching.run_ranks(
+        2,
+        ["-m", "lsgd_mpi", command],
+        timeout_s=60,
+        environment={"PYTHONPATH": f"{tmp_path}:{launching.ROOT}"},
+    )
+    assert_said_once(finished, 3, "libmpi.so.40 is not there", "bin/setup")
 
 
 def test_an_exception_on_one_rank_ends_the_job_of_all():
