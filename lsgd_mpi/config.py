@@ -101,12 +101,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     for each in _fields():
         _add_option(group, each, _readers()[each.name])
+    added: set[str] = set()
     for name, cls in ALGORITHMS.items():
-        if dataclasses.fields(cls.options_class):
+        # Methods may share an option; it stands where it comes first.
+        new = [each for each in dataclasses.fields(cls.options_class) if each.name not in added]
+        if new:
             method = parser.add_argument_group(f"options of --algorithm {name}")
             types = typing.get_type_hints(cls.options_class)
-            for each in dataclasses.fields(cls.options_class):
+            for each in new:
                 _add_option(method, each, _reader(types[each.name]))
+                added.add(each.name)
 
 
 def read_config(path: Path) -> dict[str, Any]:

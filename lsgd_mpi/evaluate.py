@@ -92,6 +92,8 @@ def _estimate(
     for each in statistics:
         each.copy_(together[start : start + each.numel()].reshape(each.shape))
         start += each.numel()
+    for norm in norms:
+        norm.eval()
 
 
 def _modes(model: torch.nn.Module) -> list[tuple[torch.nn.Module, bool]]:

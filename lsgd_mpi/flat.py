@@ -79,9 +79,17 @@ class FlatTensors:
                     "load the model (model.to, load_state_dict(assign=True)) before that"
                 )
 
+    def check_own(self) -> None:
+        """Raise `UsageError` if the tensors show another flat tensor's values now."""
+        if self._shown is not self.flat:
+            raise UsageError(
+                "inside evaluated_parameters() the model holds what is evaluated: train outside it"
+            )
+
     @contextmanager
     def showing(self, flat: torch.Tensor) -> Iterator[None]:
         """Let the tensors show the values of ``flat`` inside the context, and their own again after it."""
+        self.check_own()
         self.check()
         self._point_to(flat)
         self._shown = flat

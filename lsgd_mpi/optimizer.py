@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import torch
 
 from lsgd_mpi import comm, runtime
-from lsgd_mpi.algorithms import find_algorithm, make_options
+from lsgd_mpi.algorithms import Algorithm, Options, find_algorithm, make_options
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.flat import FlatTensors, trainable_parameters
 from lsgd_mpi.leaders import Round
 
 _log = logging.getLogger("lsgd_mpi")
+
+#: The optimizers that still live, so that one made for the same model takes it over from the one before.
+_in_use: weakref.WeakSet[DistributedOptimizer] = weakref.WeakSet()
 
 
 class DistributedOptimizer(torch.optim.Optimizer):
@@ -45,22 +49,18 @@ class DistributedOptimizer(torch.optim.Optimizer):
         # Not torch's own constructor: groups, state and defaults are those of the optimizer inside.
         self._communicator = runtime.communicator()
         topology = self._communicator.topology
-        cls = find_algorithm(algorithm)
-        given = make_options(algorithm, options)
+        cls, given = comm.together(lambda: _checked(optimizer, model, algorithm, options))
         if self._communicator.world_rank == 0:
             for sentence in given.useless(topology):
                 _log.warning(sentence)
         parameters = trainable_parameters(model)
-        _check_covered(optimizer, model)
+        comm.check_equal("options", {"algorithm": algorithm, **vars(given)})
         comm.check_equal(
-            "algorithm, options and parameters",
-            (
-                algorithm,
-                repr(given),
-                [(name, str(each.dtype), tuple(each.shape)) for name, each in parameters],
-            ),
+            "parameters", {name: (str(each.dtype), list(each.shape)) for name, each in parameters}
         )
-        self._parameters = FlatTensors(parameters, model)
+        for other in list(_in_use):
+            other._give_up_if_sharing(parameters)
+        self._parameters = comm.together(lambda: FlatTensors(parameters, model))
         if equal_start:
             frozen = [(name, each) for name, each in model.named_parameters() if not each.requires_grad]
             self._communicator.start_equal(
@@ -73,6 +73,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         # Rounds of an optimizer before that was left without finish() are not this one's.
         self._communicator.remaining_rounds()
         self._rounds: list[Round] = []
+        self._taken_over = False
+        _in_use.add(self)
 
     # What torch's schedulers and users read and change is the inner optimizer's own.
 
@@ -106,6 +108,11 @@ class DistributedOptimizer(torch.optim.Optimizer):
         return self._communicator.traffic
 
     @property
+    def elapsed_s(self) -> float:
+        """Seconds since this optimizer was made, as in its rounds."""
+        return self._algorithm.elapsed_s
+
+    @property
     def options(self) -> Any:
         """The algorithm's options with every default filled in: a frozen dataclass."""
         return self._algorithm.options
@@ -121,6 +128,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
             raise UsageError(
                 "leaders are elected by their loss: call optimizer.step(loss), without a closure"
             )
+        if self._taken_over:
+            raise UsageError("another DistributedOptimizer was made for this model: step that one")
+        self._parameters.check_own()
         self._algorithm.before_update(loss)
         self._algorithm.update()
         for finished in self._algorithm.after_update(loss):
@@ -149,6 +159,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         training uses; the first call allocates one buffer of the parameters' size. The model's buffers stay
         this rank's own: `lsgd_mpi.evaluate.recalibrated` re-estimates batch-norm statistics.
         """
+        self._parameters.check_own()
         if self._evaluation is None:
             self._evaluation = torch.empty_like(self._parameters.flat)
         self._algorithm.write_evaluated(self._evaluation)
@@ -177,6 +188,19 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def __repr__(self) -> str:
         algorithm = self._algorithm
         return f"DistributedOptimizer({algorithm.name}, {algorithm.options}, {algorithm.optimizer})"
+
+    def _give_up_if_sharing(self, parameters: list[tuple[str, torch.Tensor]]) -> None:
+        mine = {id(tensor) for _, tensor in self._parameters.named}
+        if not self._taken_over and any(id(tensor) in mine for _, tensor in parameters):
+            self._taken_over = True
+            self._algorithm.close()
+
+
+def _checked(
+    optimizer: torch.optim.Optimizer, model: torch.nn.Module, algorithm: str, options: dict[str, Any]
+) -> tuple[type[Algorithm], Options]:
+    _check_covered(optimizer, model)
+    return find_algorithm(algorithm), make_options(algorithm, options)
 
 
 def _check_covered(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -70,6 +70,8 @@ def make_task(options: TrainOptions, communicator: comm.Communicator) -> Task:
     # One rank downloads, then each reads.
     comm.on_rank_zero(lambda: prepare(options.dataset, options.data_dir, options.download))
     dataset = comm.together(lambda: load(options.dataset, options.data_dir, limit=options.limit))
+    # Once on the device, for training and for recalibration.
+    dataset = replace(dataset, train=dataset.train.to(device))
     processing = processing_for(dataset, options.model)
     torch.manual_seed(options.seed)
     model = comm.together(lambda: _build_model(options.model, dataset, processing))

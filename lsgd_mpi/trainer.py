@@ -49,9 +49,14 @@ def train(options: TrainOptions) -> Path:
     _refuse_useless(options, communicator)
     task = make_task(options, communicator)
     run_dir = _open_run_directory(options, communicator, task)
-    with RunRecords(run_dir, communicator.world_rank) as records:
+    with comm.together(lambda: RunRecords(run_dir, communicator.world_rank)) as records:
         _introduce(options, communicator, task, run_dir)
-        Trainer(options, communicator, task, records).run()
+        try:
+            Trainer(options, communicator, task, records).run()
+        except BaseException as error:
+            # For the rank's own log; what the user reads is said once, where the job ends.
+            _log.error(f"{type(error).__name__}: {error}", extra={"for_file_only": True})
+            raise
     return run_dir
 
 
@@ -98,7 +103,6 @@ class Trainer:
         since_row, since_evaluation = Meter(), Meter()
         progress = Progress(budget.steps, shown=self._communicator.world_rank == 0)
         self._communicator.barrier()
-        self._started = time.perf_counter()
         model.train()
         for step, (data, target, data_s) in enumerate(_endless(loader), start=1):
             before = replace(self._communicator.traffic)
@@ -142,6 +146,11 @@ class Trainer:
         calibration = task.recalibration_batches(self._options.recalibrate)
         with self.optimizer.evaluated_parameters(), recalibrated(task.model, calibration, communicator):
             result = evaluate(task.model, task.test_batches(), communicator)
+        if communicator.world_rank == 0 and not math.isfinite(result.loss):
+            _log.warning(
+                f"the test loss at step {step} is not finite; {sums[2]:.0f} of {communicator.world_size} "
+                "ranks have a finite training loss: lower --lr"
+            )
         if communicator.world_rank == 0:
             self._write_metrics(step, train_loss, result)
 
@@ -186,7 +195,7 @@ class Trainer:
         self._written_rounds = len(rounds)
 
     def _elapsed_s(self) -> float:
-        return time.perf_counter() - self._started
+        return self.optimizer.elapsed_s
 
 
 def _endless(loader: BatchLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:

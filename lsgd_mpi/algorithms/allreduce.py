@@ -19,6 +19,9 @@ class Allreduce(Algorithm):
     backward pass has made it. *Communication of a worker*: one allreduce of 4 N bytes (N float32
     parameters) an iteration, in buckets that Horovod fuses. *Changes* the gradients. Nobody leads. All
     workers hold the same parameters, which are the evaluated variable.
+
+    Gradients are on their way between ``backward()`` and ``step(loss)``: do not change (clip) them there.
+    With three ranks or more the last bits can differ from run to run, with how Horovod fills its buckets.
     """
 
     name = "allreduce"
@@ -54,6 +57,10 @@ class Allreduce(Algorithm):
         """Nothing is left to do."""
         self.step += 1
         return iter(())
+
+    def close(self) -> None:
+        """Stop averaging the model's gradients."""
+        self.communicator.end_gradient_averaging(self.optimizer)
 
     def write_evaluated(self, into: torch.Tensor) -> None:
         """The parameters, which are the same on all workers."""

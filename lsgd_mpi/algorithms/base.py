@@ -30,6 +30,7 @@ class Communicator(Protocol):
     def average(self, flat: torch.Tensor, scope: Scope) -> None: ...  # noqa: D102
     def maximum(self, counts: torch.Tensor, scope: Scope) -> None: ...  # noqa: D102
     def gradient_averaging(self, optimizer: torch.optim.Optimizer, named: Any) -> torch.optim.Optimizer: ...  # noqa: D102
+    def end_gradient_averaging(self, wrapped: Any) -> None: ...  # noqa: D102
     def averaging_gradients(self, nbytes: int) -> AbstractContextManager[None]: ...  # noqa: D102
 
 
@@ -123,6 +124,9 @@ class Algorithm(ABC):
 
         Collective over the world; changes nothing that training uses.
         """
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of the model: another optimizer takes it over. Not collective."""
 
     def state_dict(self) -> dict[str, Any]:
         """What the method itself remembers between iterations."""

@@ -129,7 +129,9 @@ class LSGD(Algorithm):
             x = self.parameters.flat
             pulls = [(self._pulls[scope], leader) for scope, leader in self._received.items()]
             # x − λ (x − x̃ʲ) − λ_G (x − x̃), all at the old x.
-            x.mul_(1.0 - sum(pull for pull, _ in pulls))
+            kept = 1.0 - sum(pull for pull, _ in pulls)
+            # A pull onto the leader also heals what is not finite, which a product with zero would not.
+            x.mul_(kept) if kept else x.zero_()
             for pull, leader in pulls:
                 x.add_(leader, alpha=pull)
 
@@ -198,8 +200,8 @@ class LSGD(Algorithm):
         else:
             received = self._buffer("local")
             self.communicator.broadcast(received, leader.world_rank, scope)
-            # x ← x − λ (x − x̃)
-            x.lerp_(received, pull)
+            # x ← x − λ (x − x̃); a copy, for λ = 1, also heals what is not finite
+            x.copy_(received) if pull == 1.0 else x.lerp_(received, pull)
 
     def _buffer(self, scope: Scope) -> torch.Tensor:
         if scope not in self._received:

@@ -5,6 +5,7 @@ Every rank creates every communicator and process set in the same order; `Commun
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -102,20 +103,24 @@ class Communicator:
         if self.scope_size(scope) == 1:
             return
         with self._timed("comm_s", _nbytes(flat)):
-            hvd.broadcast_(flat, root_world_rank, self._name("broadcast", scope), self._process_sets[scope])
+            name, process_set = self._name("broadcast", scope), self._process_sets[scope]
+            # As bytes: Horovod does not know every dtype, such as bfloat16.
+            hvd.broadcast_(flat.view(torch.uint8), root_world_rank, name, process_set)
 
     def average(self, flat: torch.Tensor, scope: Scope) -> None:
-        """Overwrite ``flat``, shape ``(length,)``, with its mean over the scope, in place by Horovod."""
+        """Overwrite ``flat``, shape ``(length,)``, with its mean over the scope, in place by Horovod.
+
+        Of bfloat16, which Horovod does not know, the mean is taken in float32.
+        """
         if self.scope_size(scope) == 1:
             return
         with self._timed("comm_s", _nbytes(flat)):
+            name, process_set = self._name("average", scope), self._process_sets[scope]
             for chunk in torch.split(flat, _AVERAGED_AT_A_TIME):
-                hvd.allreduce_(
-                    chunk,
-                    name=self._name("average", scope),
-                    op=hvd.Average,
-                    process_set=self._process_sets[scope],
-                )
+                known = chunk.float() if chunk.dtype == torch.bfloat16 else chunk
+                hvd.allreduce_(known, name=name, op=hvd.Average, process_set=process_set)
+                if known is not chunk:
+                    chunk.copy_(known)
 
     def maximum(self, counts: torch.Tensor, scope: Scope) -> None:
         """Overwrite an integer tensor with its elementwise maximum over the scope, in place."""
@@ -162,7 +167,14 @@ class Communicator:
     def gradient_averaging(self, optimizer: torch.optim.Optimizer, named: Any) -> torch.optim.Optimizer:
         """Horovod's DistributedOptimizer around ``optimizer``: gradients averaged over the world."""
         wrapped: torch.optim.Optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=named)
+        wrapped.state.update(optimizer.state)
         return wrapped
+
+    def end_gradient_averaging(self, wrapped: Any) -> None:
+        """Let gradients be each rank's own again. Not collective."""
+        # Horovod has no way to take its hooks off the parameters: they count backward passes down to zero.
+        for parameter in wrapped._allreduce_delay:
+            wrapped._allreduce_delay[parameter] = sys.maxsize
 
     @contextmanager
     def averaging_gradients(self, nbytes: int) -> Iterator[None]:
@@ -174,6 +186,16 @@ class Communicator:
         """Wait until every rank of the world is here."""
         with self._timed("wait_s", 0):
             self._world.Barrier()
+
+    def all_arrive(self, within_s: float) -> bool:
+        """Whether every rank of the world called this within ``within_s`` seconds of this one."""
+        arrived = self._world.Ibarrier()
+        deadline = time.perf_counter() + within_s
+        while not arrived.Test():
+            if time.perf_counter() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
 
     def gather(self, value: _Result) -> list[_Result]:
         """Every rank's value, on every rank, by world rank; pickled, so for set-up only."""

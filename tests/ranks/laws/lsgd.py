@@ -1,5 +1,6 @@
 """Leader SGD's laws: what a pull does to the parameters of every rank."""
 
+import pytest
 import torch
 from harness import (
     Tiny,
@@ -14,6 +15,8 @@ from harness import (
     write,
 )
 from torch import nn
+
+from lsgd_mpi.errors import UsageError
 
 #: Iterations that no run here reaches: "never".
 NEVER = 1000
@@ -303,8 +306,13 @@ def tied_weights_move_once_and_frozen_ones_never(ranks):
 
 @case
 def half_precision_models_are_pulled_and_averaged_too(ranks):
-    model = Tiny(torch.float16)
-    write(model, torch.full((18,), 2.0 * ranks.rank, dtype=torch.float16))
+    for dtype in (torch.float16, torch.bfloat16):
+        check_half_precision(ranks, dtype)
+
+
+def check_half_precision(ranks, dtype):
+    model = Tiny(dtype)
+    write(model, torch.full((18,), 2.0 * ranks.rank, dtype=dtype))
     inner = torch.optim.SGD(model.parameters(), lr=0.1)
     optimizer = distributed(
         ranks, inner, model, equal_start=False, local_period=1, local_pull=0.5, global_period=NEVER
@@ -313,6 +321,41 @@ def half_precision_models_are_pulled_and_averaged_too(ranks):
         assert values(model).tolist() == [ranks.size - 1.0] * 18
     optimizer.step(float(ranks.rank))
     assert values(model).tolist() == [ranks.rank + min(ranks.members)] * 18
+
+
+@case
+def a_pull_of_one_brings_a_diverged_worker_back(ranks):
+    for pull in ("once", "every-step"):
+        model = Tiny()
+        odd = ranks.rank == max(ranks.members) and len(ranks.members) > 1
+        write(model, torch.full((18,), float("nan") if odd else 1.0, dtype=torch.float64))
+        inner = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer = distributed(
+            ranks,
+            inner,
+            model,
+            equal_start=False,
+            local_period=1,
+            local_pull=1.0,
+            global_period=NEVER,
+            loss_window=1,
+            pull=pull,
+        )
+        for _ in range(2):
+            optimizer.step(float("nan") if odd else 1.0)
+        assert values(model).tolist() == [1.0] * 18
+
+
+@case
+def training_where_the_average_is_shown_is_refused(ranks):
+    model = Tiny()
+    optimizer = distributed(ranks, torch.optim.SGD(model.parameters(), lr=0.1), model)
+    with optimizer.evaluated_parameters():
+        with pytest.raises(UsageError, match="outside"):
+            optimizer.step(1.0)
+        with pytest.raises(UsageError, match="outside"), optimizer.evaluated_parameters():
+            pass
+    optimizer.step(1.0)
 
 
 @case
