@@ -67,6 +67,9 @@ class TrainOptions:
         20, "training batches a rank re-estimates batch-norm statistics with before it evaluates"
     )
     log_every: int = _option(50, "iterations between two rows of a rank's own table")
+    stall_timeout: float = _option(
+        120.0, "seconds that a rank waits for the others in one exchange before it ends the job (0: for ever)"
+    )
     run_dir: Path | None = _option(
         None, "where the run is written (default: runs/<algorithm>-<model>-<dataset>-<UTC time>)"
     )
@@ -241,8 +244,10 @@ def _check(options: TrainOptions) -> None:
         value = getattr(options, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise UsageError(f"{flag(name)} {value}: a finite number above 0")
-    if not (options.weight_decay >= 0 and math.isfinite(options.weight_decay)):
-        raise UsageError(f"--weight-decay {options.weight_decay}: a finite number, at least 0")
+    for name in ("weight_decay", "stall_timeout"):
+        value = getattr(options, name)
+        if not (value >= 0 and math.isfinite(value)):
+            raise UsageError(f"{flag(name)} {value}: a finite number, at least 0")
     if not 0 <= options.seed <= _LARGEST_SEED:
         raise UsageError(f"--seed {options.seed}: a whole number from 0 to {_LARGEST_SEED}")
     for epoch in options.lr_milestones:

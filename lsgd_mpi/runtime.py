@@ -6,6 +6,7 @@ The public functions of `lsgd_mpi` for ranks and groups are here; the words are 
 from __future__ import annotations
 
 import atexit
+import logging
 import sys
 import time
 import traceback
@@ -16,22 +17,29 @@ from lsgd_mpi.errors import INTERRUPTED, CommunicationError, LsgdError, UsageErr
 from lsgd_mpi.groups import GroupSpec, Topology, make_topology
 from lsgd_mpi.launcher import promise
 
+_log = logging.getLogger("lsgd_mpi")
+
 _communicator: comm.Communicator | None = None
 _hook_before = sys.excepthook
 
 #: Ranks that are not to print a failure leave that long to the one that is, before they end the job.
 _GRACE_S = 5.0
 
-#: A rank whose program ends waits that long for the others' to end too.
-_LEAVING_S = 120.0
+#: A rank that has waited that long in one collective ends the job; 0: never.
+STALL_TIMEOUT_S = 120.0
+
+#: Stalled ranks leave each other that long to say what they wait for.
+_LAST_WORDS_S = 1.0
 
 
-def init(groups: GroupSpec = "node") -> None:
+def init(groups: GroupSpec = "node", *, stall_timeout_s: float = STALL_TIMEOUT_S) -> None:
     """Start MPI, Horovod and the groups: ``"node"``, a group size, or a list of lists of world ranks.
 
     Collective over all ranks. Calling it again with the same groups does nothing. From here on an uncaught
-    exception on one rank ends the job on all. Raises `UsageError` for impossible groups, or others than
-    before, and `SetupError` if launcher, MPI and Horovod do not fit together.
+    exception on one rank ends the job on all, and so does, with exit code 7, a wait of more than
+    ``stall_timeout_s`` seconds for other ranks in one collective (0: wait for ever). Raises `UsageError` for
+    impossible groups, or others than before, and `SetupError` if launcher, MPI and Horovod do not fit
+    together.
     """
     global _communicator, _hook_before
     if _communicator is not None:
@@ -39,7 +47,7 @@ def init(groups: GroupSpec = "node") -> None:
         return
     # First the hook: a failure of start() itself is one sentence with its exit code, not a traceback a rank.
     _hook_before, sys.excepthook = sys.excepthook, _end_job_of_uncaught
-    _communicator = comm.start(groups)
+    _communicator = comm.start(groups, comm.Watchdog(stall_timeout_s, _end_stalled))
     atexit.register(_leave)
 
 
@@ -53,16 +61,24 @@ def shutdown() -> None:
 
 
 def _leave() -> None:
-    """At the end of a program that did not call `shutdown`: leave together, or end the job for all."""
-    if _communicator is None:
-        return
-    if not _communicator.all_arrive(_LEAVING_S):
-        problem = CommunicationError(
-            f"this rank's program ended, and {_LEAVING_S:.0f} s later others are still running and may wait "
-            "for it: let all ranks make the same number of steps, and call lsgd_mpi.shutdown() on each"
-        )
-        end_job(problem)
-    shutdown()
+    """At the end of a program that did not call `shutdown`: leave together."""
+    if _communicator is not None:
+        # Horovod stops on all ranks as soon as it does on one. If others still count on this rank, they end
+        # the job by their own watch.
+        _communicator.wait_for_all_to_leave()
+        shutdown()
+
+
+def _end_stalled(what: str, limit_s: float) -> None:
+    """From the watchdog's thread."""
+    problem = CommunicationError(
+        f"waited {limit_s:g} s in {what}: a rank is lost, hangs, is slow, or has ended (each rank that "
+        "waits says so; the logs of the others tell what they did last; --stall-timeout sets the limit)"
+    )
+    _log.error(str(problem), extra={"for_file_only": True})
+    _say(problem, comm.mpi_rank_and_size()[0])
+    time.sleep(_LAST_WORDS_S)
+    comm.abort(problem.exit_code)
 
 
 def communicator() -> comm.Communicator:

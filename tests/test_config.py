@@ -40,7 +40,8 @@ class TestCommandLine:
             *("--epochs", 1.5, "--steps", 9, "--minutes", 0.5, "--lr", 0.25, "--lr-milestones", "3,4.5"),
             *("--lr-decay", 0.5, "--momentum", 0.75, "--nesterov", "--weight-decay", 0, "--seed", 7),
             *("--device", "cpu", "--threads", 2, "--eval-every", 3, "--recalibrate", 4, "--log-every", 5),
-            *("--run-dir", "run", "--local-period", 6, "--global-period", 12, "--local-pull", 0.5),
+            *("--stall-timeout", 30, "--run-dir", "run"),
+            *("--local-period", 6, "--global-period", 12, "--local-pull", 0.5),
             *("--global-pull", 0.25, "--loss-window", 3, "--pull", "every-step", "--bn", "average"),
         )
         options = make_train_options(given)
@@ -69,6 +70,7 @@ class TestCommandLine:
             "eval_every": 3,
             "recalibrate": 4,
             "log_every": 5,
+            "stall_timeout": 30.0,
             "run_dir": Path("run"),
         }
         assert options.method == LSGDOptions(6, 12, 0.5, 0.25, 3, "every-step", "average")
@@ -229,6 +231,7 @@ class TestNames:
         ("recalibrate", [0, -1]),
         *((name, [0.0, -1.0, math.nan, math.inf]) for name in ("epochs", "minutes", "lr", "lr_decay")),
         ("weight_decay", [-1e-9, math.nan, math.inf]),
+        ("stall_timeout", [-1.0, math.nan, math.inf]),
         ("seed", [-1, 2**32]),
         ("momentum", [-0.1, 1.0, math.nan]),
         ("local_period", [0, -3]),

@@ -69,7 +69,7 @@ def _train(options: TrainOptions) -> int:
     from lsgd_mpi.trainer import train
 
     comm.check_equal("options", _plain(options))
-    lsgd_mpi.init(options.groups)
+    lsgd_mpi.init(options.groups, stall_timeout_s=options.stall_timeout)
     logger = logging.getLogger("lsgd_mpi")
     logger.setLevel(logging.INFO)
     logger.addHandler(ConsoleHandler(logging.INFO if lsgd_mpi.rank() == 0 else logging.ERROR))

@@ -16,10 +16,12 @@ from lsgd_mpi.comm.libraries import (
     mpi_rank_and_size,
 )
 from lsgd_mpi.comm.start import start
+from lsgd_mpi.comm.watchdog import Watchdog
 
 __all__ = [
     "Communicator",
     "Traffic",
+    "Watchdog",
     "abort",
     "check_equal",
     "facts",

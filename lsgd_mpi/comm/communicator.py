@@ -5,6 +5,7 @@ Every rank creates every communicator and process set in the same order; `Commun
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from lsgd_mpi.comm.libraries import MPI, HorovodInternalError, hvd
+from lsgd_mpi.comm.watchdog import Watchdog
 from lsgd_mpi.errors import CommunicationError
 from lsgd_mpi.groups import Topology
 from lsgd_mpi.leaders import Leader, Round, Scope, offered_loss
@@ -28,6 +30,10 @@ ELECTION_BYTES = 16
 #: Elements in one allreduce. MPI's own buffer grows with it: half the parameters' size with two ranks, if
 #: they were averaged at once (benchmarks/memory.py).
 _AVERAGED_AT_A_TIME = 1_000_000
+
+#: A wait looks that long without a pause, and then pauses at most that long.
+_BUSY_S = 0.0005
+_LONGEST_SLEEP_S = 0.001
 
 _PAIR = np.dtype([("loss", np.float64), ("world_rank", np.int32)], align=True)
 _ROUND_TAG = 1
@@ -55,12 +61,15 @@ class Communicator:
     names and must be called by all its ranks in the same order, unless its docstring says otherwise.
     """
 
-    def __init__(self, topology: Topology, world: MPI.Intracomm, process_sets: Sequence[Any]) -> None:
+    def __init__(
+        self, topology: Topology, world: MPI.Intracomm, process_sets: Sequence[Any], watchdog: Watchdog
+    ) -> None:
         self.topology = topology
         self.world_rank = world.Get_rank()
         self.group = topology.group_of(self.world_rank)
         self.traffic = Traffic()
         self._world = world
+        self._watchdog = watchdog
         self._group = world.Split(self.group, key=self.world_rank)
         # Leaders change every round and communicators are dear to make, so one fixed rank of each group,
         # its first, speaks for whoever leads the group in the election among leaders.
@@ -85,27 +94,29 @@ class Communicator:
     def elect(self, loss: float) -> Leader:
         """The member of this rank's group with the lowest loss: one MINLOC allreduce of 16 bytes."""
         offer = _pair(Leader(offered_loss(loss), self.world_rank))
-        with self._timed("wait_s", ELECTION_BYTES):
-            self._group.Allreduce(MPI.IN_PLACE, [offer, 1, MPI.DOUBLE_INT], op=MPI.MINLOC)
+        with self._timed("wait_s", ELECTION_BYTES, f"an election in group {self.group}"):
+            _wait(self._group.Iallreduce(MPI.IN_PLACE, [offer, 1, MPI.DOUBLE_INT], op=MPI.MINLOC))
         return _leader(offer)
 
     def elect_among_leaders(self, local_leader: Leader) -> Leader:
         """The best of all groups' leaders: MINLOC over the inter-group communicator, told to each group."""
         winner = _pair(local_leader)
-        with self._timed("wait_s", ELECTION_BYTES):
+        with self._timed("wait_s", ELECTION_BYTES, "an election among all leaders"):
             if self._speaks:
-                self._leaders.Allreduce(MPI.IN_PLACE, [winner, 1, MPI.DOUBLE_INT], op=MPI.MINLOC)
-            self._group.Bcast([winner, 1, MPI.DOUBLE_INT], root=0)
+                _wait(self._leaders.Iallreduce(MPI.IN_PLACE, [winner, 1, MPI.DOUBLE_INT], op=MPI.MINLOC))
+            _wait(self._group.Ibcast([winner, 1, MPI.DOUBLE_INT], root=0))
         return _leader(winner)
 
     def broadcast(self, flat: torch.Tensor, root_world_rank: int, scope: Scope) -> None:
         """Overwrite ``flat`` with the root's, in place: one Horovod broadcast, nothing packed."""
         if self.scope_size(scope) == 1:
             return
-        with self._timed("comm_s", _nbytes(flat)):
-            name, process_set = self._name("broadcast", scope), self._process_sets[scope]
+        what = f"the broadcast of world rank {root_world_rank}'s parameters"
+        with self._timed("comm_s", _nbytes(flat), what):
+            # With the root in its name, each of them is known to Horovod after its first broadcast.
+            name = self._name(f"broadcast.from{root_world_rank}", scope)
             # As bytes: Horovod does not know every dtype, such as bfloat16.
-            hvd.broadcast_(flat.view(torch.uint8), root_world_rank, name, process_set)
+            hvd.broadcast_(flat.view(torch.uint8), root_world_rank, name, self._process_sets[scope])
 
     def average(self, flat: torch.Tensor, scope: Scope) -> None:
         """Overwrite ``flat``, shape ``(length,)``, with its mean over the scope, in place by Horovod.
@@ -114,7 +125,7 @@ class Communicator:
         """
         if self.scope_size(scope) == 1:
             return
-        with self._timed("comm_s", _nbytes(flat)):
+        with self._timed("comm_s", _nbytes(flat), "an average over the ranks"):
             name, process_set = self._name("average", scope), self._process_sets[scope]
             for chunk in torch.split(flat, _AVERAGED_AT_A_TIME):
                 known = chunk.float() if chunk.dtype == torch.bfloat16 else chunk
@@ -126,15 +137,15 @@ class Communicator:
         """Overwrite an integer tensor with its elementwise maximum over the scope, in place."""
         host = counts.cpu().numpy()
         communicator = self._world if scope == "global" else self._group
-        with self._timed("comm_s", host.nbytes):
-            communicator.Allreduce(MPI.IN_PLACE, host, op=MPI.MAX)
+        with self._timed("comm_s", host.nbytes, "a maximum over the ranks"):
+            _wait(communicator.Iallreduce(MPI.IN_PLACE, host, op=MPI.MAX))
         counts.copy_(torch.from_numpy(host))
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """The sums over the world of a few float64 numbers, the same bits on every rank."""
         total = np.array(values, dtype=np.float64)
-        with self._timed("wait_s", total.nbytes):
-            self._world.Allreduce(MPI.IN_PLACE, total, op=MPI.SUM)
+        with self._timed("wait_s", total.nbytes, "a sum over the ranks"):
+            _wait(self._world.Iallreduce(MPI.IN_PLACE, total, op=MPI.SUM))
         return [float(value) for value in total]
 
     def start_maximum(self, values: Sequence[float]) -> Callable[[], list[float]]:
@@ -143,8 +154,8 @@ class Communicator:
         request = self._world.Iallreduce(MPI.IN_PLACE, largest, op=MPI.MAX)
 
         def finish() -> list[float]:
-            with self._timed("wait_s", largest.nbytes):
-                request.Wait()
+            with self._timed("wait_s", largest.nbytes, "a maximum over the ranks"):
+                _wait(request)
             return [float(value) for value in largest]
 
         return finish
@@ -159,8 +170,10 @@ class Communicator:
             hvd.broadcast_async_(sent.reshape(-1).view(torch.uint8), 0, name=f"lsgd.start.{name}")
             for name, _, sent in dense
         ]
-        for handle, (_, tensor, sent) in zip(handles, dense, strict=True):
-            hvd.synchronize(handle)
+        with self._watchdog.waiting("the broadcast of world rank 0's start"):
+            for handle in handles:
+                hvd.synchronize(handle)
+        for _, tensor, sent in dense:
             if sent.data_ptr() != tensor.data_ptr():
                 tensor.copy_(sent)
 
@@ -179,23 +192,17 @@ class Communicator:
     @contextmanager
     def averaging_gradients(self, nbytes: int) -> Iterator[None]:
         """Time and count what happens inside as the transfer of ``nbytes`` of gradients. Not collective."""
-        with self._timed("comm_s", nbytes if self.world_size > 1 else 0):
+        with self._timed("comm_s", nbytes if self.world_size > 1 else 0, "the average of the gradients"):
             yield
 
     def barrier(self) -> None:
         """Wait until every rank of the world is here."""
-        with self._timed("wait_s", 0):
-            self._world.Barrier()
+        with self._timed("wait_s", 0, "a barrier"):
+            _wait(self._world.Ibarrier())
 
-    def all_arrive(self, within_s: float) -> bool:
-        """Whether every rank of the world called this within ``within_s`` seconds of this one."""
-        arrived = self._world.Ibarrier()
-        deadline = time.perf_counter() + within_s
-        while not arrived.Test():
-            if time.perf_counter() > deadline:
-                return False
-            time.sleep(0.01)
-        return True
+    def wait_for_all_to_leave(self) -> None:
+        """Wait, however long, until every rank of the world is here."""
+        _wait(self._world.Ibarrier())
 
     def gather(self, value: _Result) -> list[_Result]:
         """Every rank's value, on every rank, by world rank; pickled, so for set-up only."""
@@ -219,6 +226,10 @@ class Communicator:
 
     def remaining_rounds(self) -> list[Round]:
         """All reports that were sent before this call anywhere: collective over the world."""
+        with self._watchdog.waiting("the last rounds of the other groups"):
+            return self._remaining_rounds()
+
+    def _remaining_rounds(self) -> list[Round]:
         # A speaker's messages arrive in order, so an end marker says that it has no more. It has a tag of its
         # own: a slower rank 0 still asks for reported_rounds when it arrives, and must leave it there.
         if self.world_rank != 0:
@@ -235,7 +246,9 @@ class Communicator:
 
     def close(self) -> None:
         """Stop Horovod and free the communicators. Collective over the world."""
-        hvd.shutdown()
+        with self._watchdog.waiting("the end of Horovod on all ranks"):
+            hvd.shutdown()
+        self._watchdog.stop()
         for communicator in (self._reports, self._leaders, self._group, self._world):
             if communicator != MPI.COMM_NULL:
                 communicator.Free()
@@ -245,16 +258,28 @@ class Communicator:
         return f"lsgd.{operation}.{scope if scope == 'global' else f'group{self.group}'}"
 
     @contextmanager
-    def _timed(self, kind: str, nbytes: int) -> Iterator[None]:
+    def _timed(self, kind: str, nbytes: int, what: str) -> Iterator[None]:
         start = time.perf_counter()
         try:
-            yield
+            with self._watchdog.waiting(what):
+                yield
         except (HorovodInternalError, MPI.Exception) as error:
             raise CommunicationError(
-                f"world rank {self.world_rank} lost the others in a collective: {error}"
+                f"world rank {self.world_rank} lost the others in {what}: {error}"
             ) from error
         setattr(self.traffic, kind, getattr(self.traffic, kind) + time.perf_counter() - start)
         self.traffic.sent_bytes += nbytes
+
+
+def _wait(request: MPI.Request) -> None:
+    # MPI's own waits keep a core busy, which a slower rank may need: first look often, then sleep.
+    begun = time.perf_counter()
+    while not request.Test():
+        waited = time.perf_counter() - begun
+        if waited < _BUSY_S:
+            os.sched_yield()
+        else:
+            time.sleep(min(_LONGEST_SLEEP_S, waited / 8))
 
 
 def _pair(leader: Leader) -> np.ndarray[Any, Any]:

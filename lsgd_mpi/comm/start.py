@@ -7,17 +7,20 @@ import os
 from lsgd_mpi.comm.agreement import check_equal, raise_together, together
 from lsgd_mpi.comm.communicator import Communicator
 from lsgd_mpi.comm.libraries import MPI, hvd, mpi_library_files, thread_level
+from lsgd_mpi.comm.watchdog import Watchdog
 from lsgd_mpi.errors import SetupError
 from lsgd_mpi.groups import GroupSpec, make_topology
 from lsgd_mpi.launcher import broken_promise, promise
 
 #: Horovod looks for work this often, and a broadcast waits for it twice; its default of 1 ms would double
 #: the time of a pull of 1 million parameters (benchmarks/pull_round.py).
-DEFAULT_CYCLE_TIME_MS = "0.2"
+DEFAULT_CYCLE_TIME_MS = "0.5"
 
 
-def start(spec: GroupSpec) -> Communicator:
+def start(spec: GroupSpec, watchdog: Watchdog) -> Communicator:
     """Check MPI, find the groups that ``spec`` asks for, and start Horovod with their process sets.
+
+    ``watchdog`` then watches every collective of the communicator.
 
     Collective over the world. Raises, on all ranks alike, `UsageError` for impossible or differing groups
     and `SetupError` if the launcher, MPI and Horovod do not fit together.
@@ -35,7 +38,7 @@ def start(spec: GroupSpec) -> Communicator:
     world = MPI.COMM_WORLD.Dup()
     hvd.init(comm=world, process_sets=[process_set for process_set in process_sets if process_set])
     raise_together(_horovod_problem())
-    return Communicator(topology, world, process_sets)
+    return Communicator(topology, world, process_sets, watchdog)
 
 
 def _mpi_problem() -> SetupError | None:

@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 import lsgd_mpi
-from lsgd_mpi import runtime
+
+STALL_TIMEOUT_S = 3.0
+METHOD = os.environ.get("LSGD_TEST_METHOD", "lsgd")
 
 
 def disagree(world_rank):
@@ -29,11 +31,15 @@ def disagree(world_rank):
 def main(failure):
     world_rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
     chosen = disagree(world_rank if failure.startswith("different") else 0)
-    lsgd_mpi.init(chosen["groups"] if failure == "different-groups" else "node")
+    groups = chosen["groups"] if failure == "different-groups" else "node"
+    lsgd_mpi.init(groups, stall_timeout_s=STALL_TIMEOUT_S)
     model = nn.Linear(3, chosen["outputs"] if failure == "different-models" else 2)
     period = chosen["local_period"] if failure == "different-options" else 1
     optimizer = lsgd_mpi.DistributedOptimizer(
-        torch.optim.SGD(model.parameters(), lr=0.1), model, local_period=period
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        model,
+        METHOD,
+        **({} if METHOD == "allreduce" else {"local_period": period}),
     )
     for step in range(1, 10_000):
         optimizer.zero_grad()
@@ -46,8 +52,9 @@ def main(failure):
             if world_rank == 1 and failure == "exception":
                 raise RuntimeError("this worker broke")
             if world_rank == 1 and failure == "left-early":
-                runtime._LEAVING_S = 2.0
                 sys.exit(0)
+            if world_rank == 1 and failure == "hangs":
+                time.sleep(1000)
             if world_rank == 1 and failure == "usage-error-of-one":
                 optimizer.step()
             if world_rank == 1 and failure == "killed":

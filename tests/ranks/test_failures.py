@@ -78,10 +78,23 @@ def test_a_usage_error_of_one_rank_alone():
     assert_said_once(fail("usage-error-of-one"), 2, "world rank 1", "optimizer.step(loss)")
 
 
-def test_a_rank_whose_program_ends_before_the_others():
-    finished = fail("left-early")
-    assert_said_once(finished, 7, "world rank 1", "same number of steps")
-    assert_ended_within(15, finished)
+@pytest.mark.parametrize("failure", ["left-early", "hangs"])
+@pytest.mark.parametrize("method", ["lsgd", "allreduce"])
+def test_a_rank_that_does_not_come_to_a_collective(failure, method):
+    """The watch of those that wait for it ends the job: after 3 s here."""
+    finished = fail(failure, size=3, LSGD_TEST_METHOD=method)
+    assert finished.returncode == 7, finished.printed
+    what = "an election in group 0" if method == "lsgd" else "the average of the gradients"
+    for rank in (0, 2):
+        assert f"world rank {rank}: waited 3 s in {what}" in finished.stderr_of(rank)
+    assert finished.stderr_of(1).count("lsgd-mpi") == 0, finished.printed
+    assert_ended_within(10, finished)
+
+
+def test_a_slow_end_of_one_rank_is_not_a_stall():
+    finished = launching.run_ranks(2, [HERE / "job_slow_to_leave.py"], timeout_s=60)
+    assert finished.returncode == 0, finished.printed
+    assert finished.left_behind == []
 
 
 @pytest.mark.parametrize("command", ["train", "doctor"])
