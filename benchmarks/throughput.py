@@ -5,52 +5,53 @@ python benchmarks/throughput.py
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 
 import torch
 from common import Spread, environment_lines
-from ranks import on_ranks
+from turns import in_turns, work_in_turns
 
-#: name: (input shape, batch, steps a run)
-MODELS = {
-    "mlp-11M": ((1, 28, 28), 32, 128),
-    "resnet20": ((3, 28, 28), 32, 64),
-}
+#: name: (input shape, batch)
+MODELS = {"mlp-11M": ((1, 28, 28), 32), "resnet20": ((3, 28, 28), 32)}
 RANKS = {2: 1, 4: 2}
-REPEATS = 4
 METHOD = {"local_period": 16, "global_period": 64}
+#: One global round each.
+SLICES, STEPS = 6, METHOD["global_period"]
 
 
 def main() -> None:
     if len(sys.argv) > 1:
-        worker(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+        worker(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
         return
     lines = ["# Throughput against no communication", "", *environment_lines(("torch", "mpi4py", "horovod"))]
     lines += [
         f"- leader SGD with local period {METHOD['local_period']}, global period {METHOD['global_period']};",
         "  two groups; 1 thread a rank, batch 32",
-        f"- {REPEATS} pairs of runs in turn; without communication there is no Horovod in the process;",
-        "  the slowest rank's time; ratios are within a pair",
+        f"- both jobs in turns, {SLICES} times {STEPS} iterations each, the other one stopped meanwhile;",
+        "  without communication there is no Horovod in the process and no rank waits for another",
+        "- the time of a job is that of the rank with the largest sum; the range is that of the turns",
+        "- waiting: for the slower rank in elections, the mean of the ranks; transfer: broadcasts;",
+        "  background: processor time of Horovod's and MPI's threads; all as shares of the job's time",
         "- not measured: two machines, GPUs",
         "",
-        "| model | ranks | alone, images/s | leader SGD, images/s | ratio, median | range | target |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| model | ranks | alone, images/s | leader SGD, images/s | ratio | range | target "
+        "| waiting | transfer | background |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     print("\n".join(lines))
-    for model, (_, batch, steps) in MODELS.items():
+    for model, (_, batch) in MODELS.items():
         for ranks, group in RANKS.items():
-            pairs = [
-                [on_ranks(ranks, kind, model, group) for kind in ("alone", "lsgd")] for _ in range(REPEATS)
-            ]
-            alone, ours = (
-                Spread.of([ranks * batch * steps / pair[k] for pair in pairs]).median for k in (0, 1)
-            )
-            ratio = Spread.of([pair[0] / pair[1] for pair in pairs])
+            measured = in_turns(ranks, SLICES, {kind: (kind, model, group) for kind in ("alone", "lsgd")})
+            turns = [measured[kind][:, :, 0] for kind in ("alone", "lsgd")]
+            alone, ours = (each.sum(axis=1).max() for each in turns)
+            ratios = Spread.of(list(turns[0].max(axis=0) / turns[1].max(axis=0)))
+            shares = measured["lsgd"].sum(axis=1).mean(axis=0) / ours
+            images = ranks * batch * STEPS * SLICES
             print(
-                f"| {model} | {ranks} | {alone:,.0f} | {ours:,.0f} | {ratio.median:.3f} "
-                f"| {ratio.minimum:.3f} to {ratio.maximum:.3f} | 0.95 |",
+                f"| {model} | {ranks} | {images / alone:,.0f} | {images / ours:,.0f} | {alone / ours:.3f} "
+                f"| {ratios.minimum:.3f} to {ratios.maximum:.3f} | 0.95 "
+                f"| {shares[1]:.1%} | {shares[2]:.1%} | {shares[3]:.1%} |",
                 flush=True,
             )
 
@@ -69,14 +70,13 @@ def make_model(name: str, shape: tuple[int, int, int]) -> torch.nn.Module:
     return build(name, channels=shape[0], height=shape[1], width=shape[2], classes=10)
 
 
-def worker(kind: str, name: str, group: int) -> None:
-    """Train one rank and print the slowest rank's seconds."""
+def worker(kind: str, name: str, group: int, port: int) -> None:
+    """Train one rank, `STEPS` iterations in each turn."""
     from mpi4py import MPI
 
-    world = MPI.COMM_WORLD
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    shape, batch, steps = MODELS[name]
+    shape, batch = MODELS[name]
     model = make_model(name, shape)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     if kind == "lsgd":
@@ -92,15 +92,19 @@ def worker(kind: str, name: str, group: int) -> None:
         loss.backward()
         optimizer.step(loss) if kind == "lsgd" else optimizer.step()
 
-    for _ in range(4):
-        step()
-    world.Barrier()
-    start = time.perf_counter()
-    for _ in range(steps):
-        step()
-    slowest = world.allreduce(time.perf_counter() - start, op=MPI.MAX)
-    if world.rank == 0:
-        print(json.dumps(slowest))
+    def clocks() -> list[float]:
+        traffic = getattr(optimizer, "traffic", None)
+        background = time.process_time() - time.thread_time()
+        spent = [traffic.wait_s, traffic.comm_s] if traffic else [0.0, 0.0]
+        return [time.perf_counter(), *spent, background]
+
+    def slice_of_work() -> list[float]:
+        start = clocks()
+        for _ in range(STEPS):
+            step()
+        return [end - begin for begin, end in zip(start, clocks(), strict=True)]
+
+    work_in_turns(MPI.COMM_WORLD.rank, port, slice_of_work)
 
 
 if __name__ == "__main__":
