@@ -64,6 +64,13 @@ def read_until(terminal, found, seconds):
     return seen
 
 
+def take_terminal():
+    """In a new session: let Ctrl-C on the terminal that is stdin reach this process."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # Where the tests run in the background, a shell has them ignore it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(params=[0, 2], ids=["no launcher", "mpirun -np 2"])
 def on_terminal(request, tmp_path):
     """A job on a terminal: its process, the other end of the terminal, its exit code after Ctrl-C."""
@@ -76,9 +83,8 @@ def on_terminal(request, tmp_path):
         stdin=inside,
         stdout=inside,
         stderr=inside,
-        # Its own session with this terminal, so that Ctrl-C reaches it as a signal.
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=take_terminal,
     )
     os.close(inside)
     # Open MPI's mpirun ends with 1 after Ctrl-C, a process of its own with 128 and the signal's number.
