@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lsgd_mpi.lars import LARS
     from lsgd_mpi.optimizer import DistributedOptimizer
     from lsgd_mpi.runtime import (
         group_rank,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "LARS": "lsgd_mpi.lars",
     "DistributedOptimizer": "lsgd_mpi.optimizer",
     **dict.fromkeys(
         ["group_rank", "init", "is_initialized", "local_rank", "rank", "shutdown", "size", "topology"],
@@ -38,6 +40,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "LARS",
     "DistributedOptimizer",
     "group_rank",
     "init",

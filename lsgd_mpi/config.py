@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from lsgd_mpi.algorithms import ALGORITHMS, Options, flag, make_options
+from lsgd_mpi.algorithms import ALGORITHMS, Options, find_algorithm, flag, make_options
 from lsgd_mpi.data import DATASETS, WITHOUT_FILES
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.groups import GroupSpec, format_groups, parse_groups
@@ -23,6 +23,11 @@ from lsgd_mpi.models import MODELS
 #: torch's generators take 64 bits, of which the ranks need some for themselves.
 _LARGEST_SEED = 2**32 - 1
 _LARGEST_COUNT = 2**31 - 1
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
+
+_WITH_MOMENTUM = ("sgd", "lars")
+_DEFAULT_MOMENTUM = 0.9
 
 #: Factor of the learning rate at a milestone.
 DEFAULT_LR_DECAY = 0.1
@@ -51,13 +56,18 @@ class TrainOptions:
     )
     steps: int | None = _option(None, "stop after so many iterations of each rank")
     minutes: float | None = _option(None, "stop after so many minutes of training")
+    optimizer: str = _option("sgd", "optimizer that each worker runs by itself", OPTIMIZERS)
     lr: float = _option(0.05, "learning rate η")
     lr_milestones: tuple[float, ...] = _option(
         (), "epochs at which the learning rate drops, such as 30,60,90"
     )
     lr_decay: float | None = _option(None, "factor by which it drops (default: 0.1, with --lr-milestones)")
-    momentum: float = _option(0.9, "momentum δ of each rank's SGD")
-    nesterov: bool = _option(False, "Nesterov's form of the momentum")
+    momentum: float | None = _option(
+        None, "momentum δ of sgd and lars (default: 0.9, or 0 for methods whose paper has none)"
+    )
+    nesterov: bool | None = _option(
+        None, "Nesterov's form of sgd's momentum (default: for eamsgd and msgd alone)"
+    )
     weight_decay: float = _option(1e-4, "l2 regularisation")
     seed: int = _option(0, "seed of the initialisation and of the data's order")
     device: str = _option("auto", "where to compute", ("auto", "cpu", "cuda"))
@@ -96,7 +106,22 @@ def make_train_options(given: Mapping[str, Any]) -> TrainOptions:
             raise UsageError(f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     algorithm = given.get("algorithm", TrainOptions.algorithm)
     method = make_options(algorithm, {name: value for name, value in given.items() if name not in own})
-    return TrainOptions(**{name: value for name, value in given.items() if name in own}, method=method)
+    training = {name: value for name, value in given.items() if name in own}
+    return TrainOptions(**_with_defaults(algorithm, training), method=method)
+
+
+def _with_defaults(algorithm: str, given: dict[str, Any]) -> dict[str, Any]:
+    """With what the method's paper takes where nothing is given."""
+    optimizer = given.get("optimizer", TrainOptions.optimizer)
+    defaults: dict[str, Any] = {}
+    if optimizer in _WITH_MOMENTUM:
+        defaults["momentum"] = _DEFAULT_MOMENTUM
+    if optimizer == "sgd":
+        defaults["nesterov"] = False
+    for name, value in find_algorithm(algorithm).training_defaults.items():
+        if name in defaults:
+            defaults[name] = value
+    return {**defaults, **{name: value for name, value in given.items() if value is not None}}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -253,11 +278,17 @@ def _check(options: TrainOptions) -> None:
     for epoch in options.lr_milestones:
         if not (epoch > 0 and math.isfinite(epoch)):
             raise UsageError(f"--lr-milestones {epoch}: a finite number of epochs above 0")
-    if not 0 <= options.momentum < 1:
+    if options.momentum is not None and not 0 <= options.momentum < 1:
         raise UsageError(f"--momentum {options.momentum}: at least 0 and below 1")
+    if options.momentum is not None and options.optimizer not in _WITH_MOMENTUM:
+        raise UsageError(f"--momentum {options.momentum} has no effect with --optimizer {options.optimizer}")
+    if options.nesterov and options.optimizer != "sgd":
+        raise UsageError(f"--nesterov has no effect with --optimizer {options.optimizer}")
+    if options.lr_milestones and find_algorithm(options.algorithm).sets_learning_rate:
+        raise UsageError(f"--lr-milestones: {options.algorithm} itself sets the learning rate")
     if options.lr_decay is not None and not options.lr_milestones:
         raise UsageError(f"--lr-decay {options.lr_decay} has no effect without --lr-milestones")
     if options.data_dir is not None and options.dataset in WITHOUT_FILES:
         raise UsageError(f"--data-dir {options.data_dir} has no effect: {options.dataset} has no files")
-    if options.nesterov and options.momentum == 0:
+    if options.nesterov and not options.momentum:
         raise UsageError("--nesterov has no effect with --momentum 0: give a momentum or leave it out")

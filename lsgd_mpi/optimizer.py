@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lsgd_mpi import comm, runtime
-from lsgd_mpi.algorithms import Algorithm, Options, find_algorithm, make_options
+from lsgd_mpi.algorithms import Algorithm, Options, Worker, find_algorithm, make_options
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.flat import FlatTensors, trainable_parameters
 from lsgd_mpi.leaders import Round
@@ -50,8 +50,9 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._communicator = runtime.communicator()
         topology = self._communicator.topology
         cls, given = comm.together(lambda: _checked(optimizer, model, algorithm, options))
+        resolved = comm.together(lambda: given.resolved(topology))
         if self._communicator.world_rank == 0:
-            for sentence in given.useless(topology):
+            for sentence in (*given.useless(topology), *resolved.doubts(topology)):
                 _log.warning(sentence)
         parameters = trainable_parameters(model)
         comm.check_equal("options", {"algorithm": algorithm, **vars(given)})
@@ -66,9 +67,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
             self._communicator.start_equal(
                 [("parameters", self._parameters.flat), *frozen, *model.named_buffers()]
             )
-        self._algorithm = cls(
-            given.resolved(topology), self._communicator, self._parameters, model, optimizer
-        )
+        worker = Worker(self._communicator, self._parameters, model, optimizer, equal_start)
+        self._algorithm = cls(resolved, worker)
         self._evaluation: torch.Tensor | None = None
         # Rounds of an optimizer before that was left without finish() are not this one's.
         self._communicator.remaining_rounds()
@@ -111,6 +111,11 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def elapsed_s(self) -> float:
         """Seconds since this optimizer was made, as in its rounds."""
         return self._algorithm.elapsed_s
+
+    @property
+    def evaluated(self) -> str:
+        """What `evaluated_parameters` shows, in a word: ``average`` (of all workers), ``center``, ..."""
+        return self._algorithm.evaluated
 
     @property
     def options(self) -> Any:
@@ -200,7 +205,9 @@ def _checked(
     optimizer: torch.optim.Optimizer, model: torch.nn.Module, algorithm: str, options: dict[str, Any]
 ) -> tuple[type[Algorithm], Options]:
     _check_covered(optimizer, model)
-    return find_algorithm(algorithm), make_options(algorithm, options)
+    cls = find_algorithm(algorithm)
+    cls.check_optimizer(optimizer)
+    return cls, make_options(algorithm, options)
 
 
 def _check_covered(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:

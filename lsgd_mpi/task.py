@@ -21,6 +21,7 @@ from lsgd_mpi.data import (
     recalibration_batches,
     test_batches,
 )
+from lsgd_mpi.local_optimizer import make_local_optimizer
 from lsgd_mpi.models import build
 from lsgd_mpi.placement import choose_device, use_threads
 
@@ -31,9 +32,13 @@ Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Task:
-    """A model and the batches of one rank, all on ``device``; ``threads`` compute on a CPU."""
+    """A model with its local optimizer, and the batches of one rank, all on ``device``.
+
+    ``threads`` compute on a CPU.
+    """
 
     model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
     training: BatchLoader
     dataset: Dataset
     processing: Processing
@@ -85,7 +90,9 @@ def make_task(options: TrainOptions, communicator: comm.Communicator) -> Task:
             dataset.train, processing, batch_size=options.batch_size, seed=options.seed, **share
         )
     )
-    return Task(model.to(device), training, dataset, processing, options.batch_size, share, threads)
+    model.to(device)
+    optimizer = make_local_optimizer(model.parameters(), options)
+    return Task(model, optimizer, training, dataset, processing, options.batch_size, share, threads)
 
 
 def _build_model(name: str, dataset: Dataset, processing: Processing) -> torch.nn.Module:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from lsgd_mpi import comm, runtime
+from lsgd_mpi.algorithms import find_algorithm
 from lsgd_mpi.budget import Budget, step_limit
 from lsgd_mpi.config import DEFAULT_LR_DECAY, TrainOptions
 from lsgd_mpi.data import BatchLoader
@@ -48,6 +49,7 @@ def train(options: TrainOptions) -> Path:
     communicator = runtime.communicator()
     _refuse_useless(options, communicator)
     task = make_task(options, communicator)
+    comm.together(lambda: find_algorithm(options.algorithm).check_optimizer(task.optimizer))
     run_dir = _open_run_directory(options, communicator, task)
     with comm.together(lambda: RunRecords(run_dir, communicator.world_rank)) as records:
         _introduce(options, communicator, task, run_dir)
@@ -71,22 +73,16 @@ class Trainer:
         self._task = task
         self._records = records
         self.optimizer = DistributedOptimizer(
-            torch.optim.SGD(
-                task.model.parameters(),
-                lr=options.lr,
-                momentum=options.momentum,
-                nesterov=options.nesterov,
-                weight_decay=options.weight_decay,
-            ),
-            task.model,
-            options.algorithm,
-            **vars(options.method),
+            task.optimizer, task.model, options.algorithm, **vars(options.method)
         )
-        self._schedule = torch.optim.lr_scheduler.MultiStepLR(
-            self.optimizer,
-            milestones=[round(epoch * len(task.training)) for epoch in options.lr_milestones],
-            gamma=options.lr_decay or DEFAULT_LR_DECAY,
-        )
+        # Without a milestone a scheduler would set nothing, but write the same rates at every step.
+        self._schedule = None
+        if options.lr_milestones:
+            self._schedule = torch.optim.lr_scheduler.MultiStepLR(
+                self.optimizer,
+                milestones=[round(epoch * len(task.training)) for epoch in options.lr_milestones],
+                gamma=options.lr_decay or DEFAULT_LR_DECAY,
+            )
         self._written_rounds = 0
 
     def run(self) -> None:
@@ -127,7 +123,8 @@ class Trainer:
                 since_evaluation = Meter()
             if over:
                 break
-            self._schedule.step()
+            if self._schedule is not None:
+                self._schedule.step()
         progress.close()
         budget.close()
         self.optimizer.finish()
@@ -168,6 +165,8 @@ class Trainer:
             lr=self.optimizer.param_groups[0]["lr"],
             sent_bytes=traffic.sent_bytes,
             comm_s=traffic.comm_s,
+            rounds=traffic.rounds,
+            evaluated=self.optimizer.evaluated,
         )
         _log.info(
             f"step {step}, epoch {epoch:.2f}, {self._elapsed_s():.1f} s: training loss {train_loss:.4f}, "
@@ -226,6 +225,7 @@ def _leader_row(finished: Round) -> dict[str, int | float | str | bool | None]:
 
 
 def _refuse_useless(options: TrainOptions, communicator: comm.Communicator) -> None:
+    comm.together(lambda: options.method.resolved(communicator.topology))
     for sentence in options.method.useless(communicator.topology):
         error = UsageError(sentence)
         error.agreed = True

@@ -42,8 +42,8 @@ class TestMeter:
 
     def test_computing_is_what_is_left_of_an_iteration(self):
         meter = Meter()
-        meter.add_times(0.25, 1.0, Traffic(0, 10.0, 20.0), Traffic(0, 10.125, 20.5))
-        meter.add_times(0.25, 1.0, Traffic(0, 10.125, 20.5), Traffic(0, 10.125, 20.5))
+        meter.add_times(0.25, 1.0, Traffic(0, 0, 10.0, 20.0), Traffic(0, 0, 10.125, 20.5))
+        meter.add_times(0.25, 1.0, Traffic(0, 0, 10.125, 20.5), Traffic(0, 0, 10.125, 20.5))
         assert (meter.data_s, meter.comm_s, meter.wait_s, meter.compute_s) == (0.5, 0.125, 0.5, 1.375)
 
     def test_a_loss_that_is_not_finite_stays_so(self):

@@ -401,7 +401,8 @@ class TestRunRecords:
 
     def test_columns_are_the_contract(self):
         assert ",".join(METRICS_COLUMNS) == (
-            "step,epoch,total_steps,elapsed_s,train_loss,test_loss,test_error_pct,lr,sent_bytes,comm_s"
+            "step,epoch,total_steps,elapsed_s,train_loss,test_loss,test_error_pct,lr,sent_bytes,comm_s,"
+            "rounds,evaluated"
         )
         assert ",".join(LEADERS_COLUMNS) == (
             "round,scope,group,step,total_steps,elapsed_s,leader_world_rank,leader_loss,"

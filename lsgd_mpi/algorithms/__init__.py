@@ -7,13 +7,36 @@ from dataclasses import fields
 from typing import Any
 
 from lsgd_mpi.algorithms.allreduce import Allreduce
-from lsgd_mpi.algorithms.base import Algorithm, Communicator, Options, flag
+from lsgd_mpi.algorithms.asgd import ASGD
+from lsgd_mpi.algorithms.base import Algorithm, Communicator, Options, Worker, flag
+from lsgd_mpi.algorithms.downpour import Downpour
+from lsgd_mpi.algorithms.eamsgd import EAMSGD
+from lsgd_mpi.algorithms.easgd import EASGD
+from lsgd_mpi.algorithms.easgd_gauss_seidel import GaussSeidelEASGD
 from lsgd_mpi.algorithms.lsgd import LSGD
+from lsgd_mpi.algorithms.msgd import MSGD
+from lsgd_mpi.algorithms.mvasgd import MVASGD
+from lsgd_mpi.algorithms.pr_sgd import PRSGD
+from lsgd_mpi.algorithms.pr_sgd_varying import PRSGDVarying
+from lsgd_mpi.algorithms.sgd import SGD
 from lsgd_mpi.errors import UsageError
 
-ALGORITHMS: dict[str, type[Algorithm]] = {cls.name: cls for cls in (LSGD, Allreduce)}
+_METHODS: tuple[type[Algorithm], ...] = (
+    *(LSGD, Allreduce, PRSGD, PRSGDVarying, EASGD, GaussSeidelEASGD, EAMSGD, Downpour),
+    *(SGD, MSGD, ASGD, MVASGD),
+)
+ALGORITHMS: dict[str, type[Algorithm]] = {cls.name: cls for cls in _METHODS}
 
-__all__ = ["ALGORITHMS", "Algorithm", "Communicator", "Options", "find_algorithm", "flag", "make_options"]
+__all__ = [
+    "ALGORITHMS",
+    "Algorithm",
+    "Communicator",
+    "Options",
+    "Worker",
+    "find_algorithm",
+    "flag",
+    "make_options",
+]
 
 
 def find_algorithm(name: str) -> type[Algorithm]:

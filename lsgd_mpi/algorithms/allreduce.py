@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from lsgd_mpi.algorithms.base import Algorithm, Communicator
-from lsgd_mpi.flat import FlatTensors
+from lsgd_mpi.algorithms.base import Algorithm, Worker
 from lsgd_mpi.leaders import Round
 
 
@@ -26,26 +26,21 @@ class Allreduce(Algorithm):
 
     name = "allreduce"
 
-    def __init__(
-        self,
-        options: Any,
-        communicator: Communicator,
-        parameters: FlatTensors,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
+    evaluated = "parameters"
+
+    def __init__(self, options: Any, worker: Worker) -> None:
+        names = {id(parameter): name for name, parameter in worker.model.named_parameters()}
         named = [
             (names[id(parameter)], parameter)
-            for group in optimizer.param_groups
+            for group in worker.optimizer.param_groups
             for parameter in group["params"]
         ]
-        averaging = communicator.gradient_averaging(optimizer, named)
-        super().__init__(options, communicator, parameters, model, averaging)
+        averaging = worker.communicator.gradient_averaging(worker.optimizer, named)
+        super().__init__(options, replace(worker, optimizer=averaging))
 
     def before_update(self, loss: torch.Tensor | float) -> None:  # noqa: ARG002
         """Wait until all gradients are averaged."""
-        with self.communicator.averaging_gradients(self.parameters.nbytes):
+        with self.communicator.round(), self.communicator.averaging_gradients(self.parameters.nbytes):
             self.optimizer.synchronize()  # type: ignore[attr-defined]
 
     def update(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -32,6 +34,7 @@ class Communicator(Protocol):
     def gradient_averaging(self, optimizer: torch.optim.Optimizer, named: Any) -> torch.optim.Optimizer: ...  # noqa: D102
     def end_gradient_averaging(self, wrapped: Any) -> None: ...  # noqa: D102
     def averaging_gradients(self, nbytes: int) -> AbstractContextManager[None]: ...  # noqa: D102
+    def round(self) -> AbstractContextManager[None]: ...  # noqa: D102
 
 
 def option(default: Any, symbol: str, help_text: str, choices: Sequence[str] = ()) -> Any:
@@ -55,8 +58,12 @@ class Options:
         return []
 
     def resolved(self, topology: Topology) -> Options:  # noqa: ARG002
-        """The same with defaults filled in that depend on the groups."""
+        """The same with defaults filled in that depend on the groups. Raises `UsageError` for other ranks."""
         return self
+
+    def doubts(self, topology: Topology) -> list[str]:  # noqa: ARG002
+        """A sentence for each value, of resolved options, that is possible but known to train badly."""
+        return []
 
 
 def flag(option_name: str) -> str:
@@ -76,6 +83,33 @@ def check_pull(name: str, value: float) -> None:
         raise UsageError(f"{flag(name)} {value}: a pull lies between 0 (none) and 1 (onto the leader)")
 
 
+def check_rate(name: str, value: float) -> None:
+    """Raise `UsageError` unless a moving rate is a finite number of at least 0."""
+    if not (value >= 0.0 and math.isfinite(value)):
+        raise UsageError(f"{flag(name)} {value}: a moving rate is a finite number, at least 0")
+
+
+def momentum_of(optimizer: torch.optim.Optimizer) -> float:
+    """The largest momentum that a torch optimizer's groups have: SGD's δ, or Adam's β₁."""
+    return max(
+        float(group.get("momentum", group.get("betas", (0.0,))[0])) for group in optimizer.param_groups
+    )
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a method has to work with on one rank.
+
+    ``equal_start`` says that all workers hold the same parameters now.
+    """
+
+    communicator: Communicator
+    parameters: FlatTensors
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    equal_start: bool
+
+
 class Algorithm(ABC):
     """A method, for one worker.
 
@@ -86,21 +120,29 @@ class Algorithm(ABC):
 
     name: ClassVar[str]
     options_class: ClassVar[type[Options]] = Options
+    #: What `lsgd-mpi train` takes for its own options unless they are given, such as no momentum.
+    training_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    #: Whether rounds have leaders, so that leaders.csv gets rows.
+    elects_leaders: ClassVar[bool] = False
+    #: Whether the method itself sets the learning rate of each iteration.
+    sets_learning_rate: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        options: Any,
-        communicator: Communicator,
-        parameters: FlatTensors,
-        model: torch.nn.Module,  # noqa: ARG002
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
+    def __init__(self, options: Any, worker: Worker) -> None:
         self.options = options
-        self.communicator = communicator
-        self.parameters = parameters
-        self.optimizer = optimizer
+        self.communicator = worker.communicator
+        self.parameters = worker.parameters
+        self.optimizer = worker.optimizer
         self.step = 0
         self._started = time.perf_counter()
+
+    @classmethod  # noqa: B027
+    def check_optimizer(cls, optimizer: torch.optim.Optimizer) -> None:
+        """Raise `UsageError` for a local optimizer that the method's paper excludes."""
+
+    @property
+    @abstractmethod
+    def evaluated(self) -> str:
+        """What `write_evaluated` writes, in a word for metrics.csv, such as ``average``."""
 
     @property
     def elapsed_s(self) -> float:

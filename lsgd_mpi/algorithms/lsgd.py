@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from lsgd_mpi.algorithms.base import Algorithm, Communicator, Options, check_period, check_pull, option
+from lsgd_mpi.algorithms.base import Algorithm, Options, Worker, check_period, check_pull, option
 from lsgd_mpi.algorithms.buffers import MODES, BufferExchange
 from lsgd_mpi.errors import NumericalError, UsageError
-from lsgd_mpi.flat import FlatTensors
 from lsgd_mpi.groups import Topology
 from lsgd_mpi.leaders import LARGEST_WINDOW, Leader, LossWindow, Round, Scope
 
@@ -105,18 +104,14 @@ class LSGD(Algorithm):
     name = "lsgd"
     options_class = LSGDOptions
 
-    def __init__(
-        self,
-        options: LSGDOptions,
-        communicator: Communicator,
-        parameters: FlatTensors,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
-        super().__init__(options, communicator, parameters, model, optimizer)
+    elects_leaders = True
+    evaluated = "average"
+
+    def __init__(self, options: LSGDOptions, worker: Worker) -> None:
+        super().__init__(options, worker)
         self._pulls: dict[Scope, float] = {"local": options.local_pull, "global": options.global_pull or 0.0}
         self._window = LossWindow(options.loss_window)
-        self._buffers = BufferExchange(options.bn, model, communicator)
+        self._buffers = BufferExchange(options.bn, worker.model, worker.communicator)
         self._rounds: dict[Scope, int] = {"local": 0, "global": 0}
         self._last_leader: dict[Scope, int | None] = {"local": None, "global": None}
         # Parameters as received: of the last leader ("once"), or of each scope's leader ("every-step").
@@ -152,12 +147,14 @@ class LSGD(Algorithm):
             error.reporter = local_leader.world_rank
             raise error
         if local_due:
-            self._follow(local_leader, "local")
-            self._buffers.exchange(local_leader)
+            with self.communicator.round():
+                self._follow(local_leader, "local")
+                self._buffers.exchange(local_leader)
             yield self._round(local_leader, "local")
         if global_due:
-            global_leader = self.communicator.elect_among_leaders(local_leader)
-            self._follow(global_leader, "global")
+            with self.communicator.round():
+                global_leader = self.communicator.elect_among_leaders(local_leader)
+                self._follow(global_leader, "global")
             yield self._round(global_leader, "global")
 
     def write_evaluated(self, into: torch.Tensor) -> None:

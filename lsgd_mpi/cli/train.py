@@ -65,6 +65,7 @@ def _options(given: dict[str, object]) -> TrainOptions:
 def _train(options: TrainOptions) -> int:
     import lsgd_mpi
     from lsgd_mpi import comm
+    from lsgd_mpi.algorithms import find_algorithm
     from lsgd_mpi.progress import ConsoleHandler
     from lsgd_mpi.trainer import train
 
@@ -75,7 +76,8 @@ def _train(options: TrainOptions) -> int:
     logger.addHandler(ConsoleHandler(logging.INFO if lsgd_mpi.rank() == 0 else logging.ERROR))
     run_dir = train(options)
     if lsgd_mpi.rank() == 0:
-        print(f"done: who led, with 'lsgd-mpi leaders {run_dir}'", flush=True)
+        led = find_algorithm(options.algorithm).elects_leaders
+        print(f"done: who led, with 'lsgd-mpi leaders {run_dir}'" if led else f"done: {run_dir}", flush=True)
     lsgd_mpi.shutdown()
     return 0
 

@@ -44,12 +44,14 @@ _END_TAG = 2
 class Traffic:
     """What one rank's communication came to.
 
-    ``sent_bytes`` counts the payload of each collective that the rank took part in; ``comm_s`` the seconds
-    in transfers of tensors; ``wait_s`` the seconds in elections and barriers, whose few bytes take no time
-    of their own, so that nearly all of it is waiting for slower ranks.
+    ``sent_bytes`` counts the payload of each collective that the rank took part in; ``rounds`` the rounds of
+    the method that it took part in; ``comm_s`` the seconds in transfers of tensors; ``wait_s`` the seconds in
+    elections and barriers, whose few bytes take no time of their own, so that nearly all of it is waiting for
+    slower ranks.
     """
 
     sent_bytes: int = 0
+    rounds: int = 0
     comm_s: float = 0.0
     wait_s: float = 0.0
 
@@ -194,6 +196,12 @@ class Communicator:
         """Time and count what happens inside as the transfer of ``nbytes`` of gradients. Not collective."""
         with self._timed("comm_s", nbytes if self.world_size > 1 else 0, "the average of the gradients"):
             yield
+
+    @contextmanager
+    def round(self) -> Iterator[None]:
+        """Count what happens inside as one round of the method. Not collective."""
+        yield
+        self.traffic.rounds += 1
 
     def barrier(self) -> None:
         """Wait until every rank of the world is here."""

@@ -24,8 +24,10 @@ METRICS_COLUMNS: Final[tuple[str, ...]] = (
     "lr",
     "sent_bytes",
     "comm_s",
+    "rounds",
+    "evaluated",
 )
-"""One row an evaluation; an algorithm's own columns come after these."""
+"""One row an evaluation; ``evaluated`` says of what, such as ``average`` or ``center``."""
 
 LEADERS_COLUMNS: Final[tuple[str, ...]] = (
     "round",

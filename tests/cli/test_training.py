@@ -64,7 +64,8 @@ class TestRunDirectory:
 
     def test_has_exactly_the_columns_of_the_architecture(self, run_dir):
         assert columns(run_dir / "metrics.csv") == (
-            "step,epoch,total_steps,elapsed_s,train_loss,test_loss,test_error_pct,lr,sent_bytes,comm_s"
+            "step,epoch,total_steps,elapsed_s,train_loss,test_loss,test_error_pct,lr,sent_bytes,comm_s,"
+            "rounds,evaluated"
         )
         assert columns(run_dir / "leaders.csv") == (
             "round,scope,group,step,total_steps,elapsed_s,leader_world_rank,leader_loss,"

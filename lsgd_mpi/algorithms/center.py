@@ -1,0 +1,83 @@
+"""What the synchronous methods with a center variable share: EASGD and DOWNPOUR.
+
+The center has no server: every worker holds a copy, and the same average moves every copy alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from lsgd_mpi.algorithms.base import Algorithm, Options, Worker, check_period, option
+from lsgd_mpi.algorithms.running_average import RunningAverage
+
+CENTER = "center"
+CENTER_AVERAGE = "center-average"
+
+
+@dataclass(frozen=True)
+class CenterOptions(Options):
+    """Options of every method with a center."""
+
+    local_period: int = option(16, "τ", "iterations between two rounds")
+    evaluated: str = option(
+        CENTER,
+        "",
+        "what is tested: the center, or its average over all rounds (double averaging)",
+        choices=(CENTER, CENTER_AVERAGE),
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for a period below 1."""
+        super().check()
+        check_period("local_period", self.local_period)
+
+
+class CenterAlgorithm(Algorithm):
+    """A method whose workers gather around a center ``x̃``, with one average over the world a round.
+
+    The center begins as world rank 0's parameters, or as the mean of the workers where they do not start
+    equal. *Keeps* two buffers of the parameters' size: the center, and one for the average on its way.
+    """
+
+    training_defaults: ClassVar[dict[str, Any]] = {"momentum": 0.0}
+
+    def __init__(self, options: CenterOptions, worker: Worker) -> None:
+        super().__init__(options, worker)
+        self.center = self.parameters.flat.clone()
+        if not worker.equal_start:
+            self.communicator.average(self.center, "global")
+        self._mean = torch.empty_like(self.center)
+        self._over_time = RunningAverage(self.center) if options.evaluated == CENTER_AVERAGE else None
+
+    @property
+    def evaluated(self) -> str:
+        """The center or its average over time, as the options say."""
+        return str(self.options.evaluated)
+
+    def _mean_of_workers(self) -> torch.Tensor:
+        """What `_mean` holds on each worker, averaged over all. Collective over the world."""
+        self.communicator.average(self._mean, "global")
+        return self._mean
+
+    def _note_center(self) -> None:
+        if self._over_time is not None:
+            self._over_time.push(self.center)
+
+    def write_evaluated(self, into: torch.Tensor) -> None:
+        """The center, or its average over time; no communication."""
+        into.copy_(self.center if self._over_time is None else self._over_time.value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Iterations, the center, and its average over time."""
+        over_time = None if self._over_time is None else self._over_time.state_dict()
+        return {**super().state_dict(), "center": self.center.clone(), "over_time": over_time}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        super().load_state_dict(state)
+        self.center.copy_(state["center"])
+        if self._over_time is not None and state["over_time"] is not None:
+            self._over_time.load_state_dict(state["over_time"])

@@ -1,0 +1,57 @@
+"""Elastic averaging SGD with momentum in the workers, synchronous."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from lsgd_mpi.algorithms.easgd import EASGD
+from lsgd_mpi.errors import UsageError
+
+
+class EAMSGD(EASGD):
+    """EASGD with Nesterov or heavy-ball momentum in each worker (thesis, Equation 2.5 and Algorithm 2).
+
+    Worker: ``v ← δ v − η g(x + δ v)`` and ``x ← x + v`` with Nesterov's momentum, ``g(x)`` with the heavy
+    ball; the center has none. The worker's optimizer is `torch.optim.SGD` with ``momentum`` δ, and with
+    ``nesterov`` or without. Options, rounds and communication are those of `EASGD`.
+
+    *Changes* the parameters. With Nesterov's momentum torch's parameters are the point ``y = x + δ v`` where
+    the gradient is taken; the elastic force is taken at ``x = y − δ v``, as the paper has it, and moves both.
+    ``easgd`` over the same optimizer takes it at ``y``. torch keeps ``−v/η``, so that a new learning rate
+    scales the velocity too. With δ = 0 this is `EASGD`.
+    """
+
+    name = "eamsgd"
+    training_defaults: ClassVar[dict[str, Any]] = {"momentum": 0.9, "nesterov": True}
+
+    @classmethod
+    def check_optimizer(cls, optimizer: torch.optim.Optimizer) -> None:
+        """Raise `UsageError` unless it is torch's SGD without dampening."""
+        if not isinstance(optimizer, torch.optim.SGD):
+            raise UsageError(
+                f"eamsgd knows the velocity of torch.optim.SGD, not of {type(optimizer).__name__}; easgd "
+                "takes any optimizer"
+            )
+        if any(group["dampening"] for group in optimizer.param_groups):
+            raise UsageError("eamsgd's momentum has no dampening (thesis, Equation 2.5)")
+
+    def _write_position(self, into: torch.Tensor) -> None:
+        super()._write_position(into)
+        mine = {
+            id(tensor): view
+            for (_, tensor), view in zip(self.parameters.named, self.parameters.views(into), strict=True)
+        }
+        for group in self.optimizer.param_groups:
+            if not group["nesterov"]:
+                continue
+            for parameter in group["params"]:
+                # −v/η, none before the first step.
+                buffer = self.optimizer.state[parameter].get("momentum_buffer")
+                if buffer is not None and id(parameter) in mine:
+                    mine[id(parameter)].add_(buffer, alpha=group["momentum"] * group["lr"])
+
+    def _pull(self, position: torch.Tensor) -> None:
+        alpha = self.options.worker_moving_rate
+        self.parameters.flat.add_(position, alpha=-alpha).add_(self.center, alpha=alpha)

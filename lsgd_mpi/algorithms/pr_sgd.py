@@ -1,0 +1,61 @@
+"""Parallel restarted SGD: model averaging, also known as local SGD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from lsgd_mpi.algorithms.base import Algorithm, Options, check_period, option
+from lsgd_mpi.leaders import Round
+
+
+@dataclass(frozen=True)
+class PRSGDOptions(Options):
+    """Options of PR-SGD."""
+
+    local_period: int = option(16, "I", "iterations between two averagings")
+
+    def check(self) -> None:
+        """Raise `UsageError` for a period below 1."""
+        super().check()
+        check_period("local_period", self.local_period)
+
+
+class AveragingAlgorithm(Algorithm):
+    """A method that now and then replaces all workers' parameters by their mean."""
+
+    evaluated = "average"
+
+    def _average(self) -> None:
+        """The averaging, in place: collective over the world."""
+        self.parameters.check()
+        with self.communicator.round():
+            self.communicator.average(self.parameters.flat, "global")
+
+    def write_evaluated(self, into: torch.Tensor) -> None:
+        """The average of the parameters of all workers."""
+        into.copy_(self.parameters.flat)
+        self.communicator.average(into, "global")
+
+
+class PRSGD(AveragingAlgorithm):
+    """Parallel restarted SGD (Yu, Yang, Zhu, AAAI 2019, Algorithm 1): restart from the average.
+
+    The period I is ``local_period`` (16). *Round*, after every I iterations: ``xⁱ ← mean xⁱ`` over all
+    workers. I = 1 with plain SGD is parallel mini-batch SGD.
+
+    *Communication of a worker*: P a round (the bytes of the flat parameters), one allreduce in place.
+    *Changes* the parameters, never the optimizer's state. *Keeps* no buffer.
+    """
+
+    name = "pr-sgd"
+    options_class = PRSGDOptions
+
+    def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
+        """Hold the round that is due."""
+        self.step += 1
+        if self.step % self.options.local_period == 0:
+            self._average()
+        return iter(())
