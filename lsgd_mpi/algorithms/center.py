@@ -5,6 +5,7 @@ The center has no server: every worker holds a copy, and the same average moves 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -57,14 +58,24 @@ class CenterAlgorithm(Algorithm):
         """The center or its average over time, as the options say."""
         return str(self.options.evaluated)
 
-    def _mean_of_workers(self) -> torch.Tensor:
-        """What `_mean` holds on each worker, averaged over all. Collective over the world."""
-        self.communicator.average(self._mean, "global")
-        return self._mean
+    @abstractmethod
+    def _exchange(self) -> None:
+        """Move the center and the workers, with one `_mean_of`."""
 
-    def _note_center(self) -> None:
+    def _hold_round(self) -> None:
+        """A round: collective over the world."""
+        self.parameters.check()
+        with self.communicator.round():
+            self._exchange()
         if self._over_time is not None:
             self._over_time.push(self.center)
+
+    def _mean_of(self, position: torch.Tensor) -> torch.Tensor:
+        """The mean over the workers of each one's ``position``, in a buffer of its own."""
+        if position is not self._mean:
+            self._mean.copy_(position)
+        self.communicator.average(self._mean, "global")
+        return self._mean
 
     def write_evaluated(self, into: torch.Tensor) -> None:
         """The center, or its average over time; no communication."""

@@ -40,10 +40,10 @@ class Downpour(CenterAlgorithm):
         """Hold the round that is due."""
         self.step += 1
         if self.step % self.options.local_period == 0:
-            self.parameters.check()
-            with self.communicator.round():
-                self._mean.copy_(self.parameters.flat)
-                self.center.lerp_(self._mean_of_workers(), self.communicator.topology.world_size)
-                self.parameters.flat.copy_(self.center)
-            self._note_center()
+            self._hold_round()
         return iter(())
+
+    def _exchange(self) -> None:
+        workers = self.communicator.topology.world_size
+        self.center.lerp_(self._mean_of(self.parameters.flat), workers)
+        self.parameters.flat.copy_(self.center)

@@ -37,21 +37,24 @@ class EAMSGD(EASGD):
         if any(group["dampening"] for group in optimizer.param_groups):
             raise UsageError("eamsgd's momentum has no dampening (thesis, Equation 2.5)")
 
-    def _write_position(self, into: torch.Tensor) -> None:
-        super()._write_position(into)
-        mine = {
+    def _exchange(self) -> None:
+        y, x, alpha = self.parameters.flat, self._mean, self.options.worker_moving_rate
+        x.copy_(y)
+        self._subtract_lookahead(x)
+        y.add_(x, alpha=-alpha).add_(self.center, alpha=alpha)
+        self.center.lerp_(self._mean_of(x), self.options.moving_rate)
+
+    def _subtract_lookahead(self, flat: torch.Tensor) -> None:
+        """``flat ← flat − δ v``, where the gradient is taken at x + δ v."""
+        views = {
             id(tensor): view
-            for (_, tensor), view in zip(self.parameters.named, self.parameters.views(into), strict=True)
+            for (_, tensor), view in zip(self.parameters.named, self.parameters.views(flat), strict=True)
         }
         for group in self.optimizer.param_groups:
             if not group["nesterov"]:
                 continue
             for parameter in group["params"]:
-                # −v/η, none before the first step.
+                # torch's buffer is −v/η; there is none before the first step.
                 buffer = self.optimizer.state[parameter].get("momentum_buffer")
-                if buffer is not None and id(parameter) in mine:
-                    mine[id(parameter)].add_(buffer, alpha=group["momentum"] * group["lr"])
-
-    def _pull(self, position: torch.Tensor) -> None:
-        alpha = self.options.worker_moving_rate
-        self.parameters.flat.add_(position, alpha=-alpha).add_(self.center, alpha=alpha)
+                if buffer is not None and id(parameter) in views:
+                    views[id(parameter)].add_(buffer, alpha=group["momentum"] * group["lr"])

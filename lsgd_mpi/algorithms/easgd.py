@@ -89,24 +89,15 @@ class EASGD(CenterAlgorithm):
 
     def before_update(self, loss: torch.Tensor | float) -> None:  # noqa: ARG002
         """Hold the round that is due: the gradient was taken at the point that it starts from."""
-        if self.step % self.options.local_period:
-            return
-        self.parameters.check()
-        with self.communicator.round():
-            self._write_position(self._mean)
-            self._pull(self._mean)
-            self.center.lerp_(self._mean_of_workers(), self.options.moving_rate)
-        self._note_center()
+        if self.step % self.options.local_period == 0:
+            self._hold_round()
 
     def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
         """Nothing is left to do."""
         self.step += 1
         return iter(())
 
-    def _write_position(self, into: torch.Tensor) -> None:
-        """Write this worker's xⁱ into ``into``."""
-        into.copy_(self.parameters.flat)
-
-    def _pull(self, position: torch.Tensor) -> None:  # noqa: ARG002
-        """``xⁱ ← xⁱ − α (xⁱ − x̃)`` from the ``position`` that was written."""
+    def _exchange(self) -> None:
+        self._mean.copy_(self.parameters.flat)
         self.parameters.flat.lerp_(self.center, self.options.worker_moving_rate)
+        self.center.lerp_(self._mean_of(self._mean), self.options.moving_rate)

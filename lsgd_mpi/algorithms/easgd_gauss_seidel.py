@@ -60,13 +60,12 @@ class GaussSeidelEASGD(CenterAlgorithm):
         """Hold the round that is due."""
         self.step += 1
         if self.step % self.options.local_period == 0:
-            self.parameters.check()
-            with self.communicator.round():
-                self._mean.copy_(self.parameters.flat)
-                self.center.lerp_(self._mean_of_workers(), self.options.moving_rate)
-                self._pull()
-            self._note_center()
+            self._hold_round()
         return iter(())
+
+    def _exchange(self) -> None:
+        self.center.lerp_(self._mean_of(self.parameters.flat), self.options.moving_rate)
+        self._pull()
 
     def _pull(self) -> None:
         self.parameters.flat.lerp_(self.center, self.options.worker_moving_rate)

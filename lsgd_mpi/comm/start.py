@@ -12,8 +12,8 @@ from lsgd_mpi.errors import SetupError
 from lsgd_mpi.groups import GroupSpec, make_topology
 from lsgd_mpi.launcher import broken_promise, promise
 
-#: Horovod looks for work this often, and a broadcast waits for it twice; its default of 1 ms would double
-#: the time of a pull of 1 million parameters (benchmarks/pull_round.py).
+#: Horovod looks for work this often, for 1 to 2 % of a core. Its default of 1 ms takes a pull of 1 million
+#: parameters beyond twice bare MPI's time (benchmarks/rounds.py); shorter cycles cost the training more.
 DEFAULT_CYCLE_TIME_MS = "0.5"
 
 
