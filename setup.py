@@ -20,13 +20,14 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["lsgd_mpi", "lsgd_mpi.*"]),
-    package_data={"lsgd_mpi": ["py.typed"]},
+    package_data={"lsgd_mpi": ["py.typed"], "lsgd_mpi.presets": ["*.yaml"]},
     # Horovod 0.28.1 does not build from its sdist as it comes: `bin/setup` patches and builds it.
     install_requires=[
         "torch>=2.13,<2.16",
         "torchvision>=0.28,<0.30",
         "mpi4py>=4.1,<5",
         "numpy>=2,<3",
+        "matplotlib>=3.9,<4",
         "pyyaml>=6,<7",
         "tqdm>=4.66,<5",
     ],

@@ -11,6 +11,7 @@ import yaml
 
 from lsgd_mpi.config import TrainOptions, add_options, make_train_options, read_config
 from lsgd_mpi.launcher import promise
+from lsgd_mpi.presets import preset_path
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -32,6 +33,9 @@ def add_parser(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--preset", help="options of a paper's experiment ('lsgd-mpi presets'), which --config overrides"
     )
     parser.add_argument(
         "--config", type=Path, help="YAML file with options, which the command line overrides"
@@ -58,8 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _options(given: dict[str, object]) -> TrainOptions:
-    path = given.pop("config", None)
-    return make_train_options({**(read_config(Path(str(path))) if path else {}), **given})
+    preset, path = given.pop("preset", None), given.pop("config", None)
+    from_preset = {} if preset is None else read_config(preset_path(str(preset)))
+    from_file = read_config(Path(str(path))) if path else {}
+    return make_train_options({**from_preset, **from_file, **given})
 
 
 def _train(options: TrainOptions) -> int:
