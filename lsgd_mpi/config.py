@@ -121,6 +121,8 @@ def _with_defaults(algorithm: str, given: dict[str, Any]) -> dict[str, Any]:
     for name, value in find_algorithm(algorithm).training_defaults.items():
         if name in defaults:
             defaults[name] = value
+    if given.get("momentum") == 0 and optimizer == "sgd":
+        defaults["nesterov"] = False
     return {**defaults, **{name: value for name, value in given.items() if value is not None}}
 
 

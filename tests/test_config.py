@@ -292,3 +292,69 @@ def test_a_combination_without_effect_is_refused():
 def test_an_option_that_nothing_reads_is_refused(given):
     with pytest.raises(UsageError):
         make_train_options(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"optimizer": "adam", "momentum": 0.9}, "--momentum 0.9 has no effect with --optimizer adam"),
+        ({"optimizer": "adamw", "momentum": 0.0}, "--momentum 0.0 has no effect with --optimizer adamw"),
+        ({"optimizer": "adam", "nesterov": True}, "--nesterov has no effect with --optimizer adam"),
+        ({"optimizer": "lars", "nesterov": True}, "--nesterov has no effect with --optimizer lars"),
+        (
+            {"algorithm": "pr-sgd-varying", "lr_milestones": (3.0,)},
+            "--lr-milestones: pr-sgd-varying itself sets the learning rate",
+        ),
+        ({"algorithm": "easgd", "moving_rate": -0.5}, "--moving-rate -0.5: "),
+        ({"algorithm": "easgd", "worker_moving_rate": -0.5}, "--worker-moving-rate -0.5: "),
+        ({"algorithm": "downpour", "local_period": 0}, "--local-period 0: "),
+        ({"algorithm": "downpour", "moving_rate": 0.5}, "--moving-rate is no option of downpour"),
+        ({"algorithm": "pr-sgd-varying", "local_period": 4}, "--local-period is no option of pr-sgd-varying"),
+        ({"algorithm": "sgd", "averaging_rate": 0.5}, "--averaging-rate is no option of sgd"),
+    ],
+)
+def test_what_a_method_or_an_optimizer_cannot_have_is_told_with_its_flag(given, told):
+    with pytest.raises(UsageError) as refused:
+        make_train_options(given)
+    assert str(refused.value).startswith(told)
+
+
+class TestDefaultsOfMethods:
+    @pytest.mark.parametrize(
+        ("algorithm", "momentum", "nesterov"),
+        [
+            *((name, 0.9, False) for name in ("lsgd", "allreduce", "pr-sgd", "pr-sgd-varying")),
+            *((name, 0.0, False) for name in ("easgd", "easgd-gauss-seidel", "downpour")),
+            *((name, 0.0, False) for name in ("sgd", "asgd", "mvasgd")),
+            *((name, 0.9, True) for name in ("eamsgd", "msgd")),
+        ],
+    )
+    def test_momentum_is_what_the_methods_paper_takes(self, algorithm, momentum, nesterov):
+        options = make_train_options({"algorithm": algorithm})
+        assert (options.momentum, options.nesterov) == (momentum, nesterov)
+
+    def test_what_is_given_is_kept(self):
+        options = make_train_options({"algorithm": "easgd", "momentum": 0.5, "nesterov": True})
+        assert (options.momentum, options.nesterov) == (0.5, True)
+        options = make_train_options({"algorithm": "eamsgd", "momentum": 0.5, "nesterov": False})
+        assert (options.momentum, options.nesterov) == (0.5, False)
+
+    @pytest.mark.parametrize("algorithm", ["lsgd", "easgd", "pr-sgd"])
+    def test_an_optimizer_without_momentum_gets_none(self, algorithm):
+        options = make_train_options({"algorithm": algorithm, "optimizer": "adam"})
+        assert (options.momentum, options.nesterov) == (None, None)
+        options = make_train_options({"algorithm": algorithm, "optimizer": "lars"})
+        assert options.momentum == (0.0 if algorithm == "easgd" else 0.9)
+        assert options.nesterov is None
+
+    @pytest.mark.parametrize("algorithm", ["easgd", "eamsgd", "downpour", "mvasgd", "pr-sgd-varying"])
+    @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+    def test_they_can_be_given_back(self, config, algorithm, optimizer):
+        options = make_train_options({"algorithm": algorithm, "optimizer": optimizer})
+        plain = {name: value for name, value in options.as_dict().items() if name != "lr_milestones"}
+        assert make_train_options(config(yaml.safe_dump(plain))) == options
+
+    def test_eamsgd_without_momentum_is_easgd_and_no_mistake(self):
+        # Nobody asked for Nesterov's form: it is a default, of which nothing is left without momentum.
+        options = make_train_options({"algorithm": "eamsgd", "momentum": 0.0})
+        assert (options.momentum, options.nesterov) == (0.0, False)

@@ -2,12 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
+import torch
 
 from lsgd_mpi.algorithms import ALGORITHMS, find_algorithm, make_options
+from lsgd_mpi.algorithms.pr_sgd_varying import epoch_length
+from lsgd_mpi.config import make_train_options
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.groups import make_topology
 from lsgd_mpi.leaders import LARGEST_WINDOW
+from lsgd_mpi.local_optimizer import make_local_optimizer
 
 ONE_GROUP = make_topology(4, ["node"] * 4)
 TWO_GROUPS = make_topology(2, ["node"] * 4)
@@ -115,3 +120,183 @@ def test_useful_options_and_single_leader_lsgd_as_the_paper_writes_it_are_no_war
 def test_options_cannot_be_changed_after_they_were_checked():
     with pytest.raises(AttributeError):
         make_options("lsgd", {}).local_period = 0
+
+
+WITH_PERIOD = ("pr-sgd", "easgd", "easgd-gauss-seidel", "eamsgd", "downpour")
+WITH_RATES = ("easgd", "easgd-gauss-seidel", "eamsgd")
+
+
+@pytest.mark.parametrize("algorithm", WITH_PERIOD)
+@pytest.mark.parametrize("period", [0, -3, 2.5, True])
+def test_every_methods_period_is_a_whole_number_of_at_least_one(algorithm, period):
+    with pytest.raises(UsageError, match=rf"^--local-period {period}: .* at least 1"):
+        make_options(algorithm, {"local_period": period})
+
+
+@pytest.mark.parametrize("algorithm", WITH_RATES)
+@pytest.mark.parametrize("name", ["moving_rate", "worker_moving_rate"])
+@pytest.mark.parametrize("rate", [-0.1, math.nan, math.inf, -math.inf])
+def test_a_moving_rate_is_finite_and_not_negative(algorithm, name, rate):
+    with pytest.raises(UsageError, match=rf"^--{name.replace('_', '-')} {rate}: .* at least 0"):
+        make_options(algorithm, {name: rate})
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, math.nan])
+def test_the_averaging_rate_of_mvasgd_is_a_weight(rate):
+    with pytest.raises(UsageError, match=rf"^--averaging-rate {rate}: "):
+        make_options("mvasgd", {"averaging_rate": rate})
+
+
+@pytest.mark.parametrize("algorithm", ["easgd", "easgd-gauss-seidel", "eamsgd", "downpour"])
+def test_what_a_method_with_a_center_evaluates_is_one_of_two(algorithm):
+    assert make_options(algorithm, {}).evaluated == "center"
+    with pytest.raises(UsageError, match=r"--evaluated 'average': choose from center, center-average"):
+        make_options(algorithm, {"evaluated": "average"})
+
+
+@pytest.mark.parametrize("algorithm", WITH_RATES)
+def test_each_moving_rate_is_derived_from_the_other(algorithm):
+    def rates(**given):
+        options = make_options(algorithm, given).resolved(ONE_GROUP)
+        return options.moving_rate, options.worker_moving_rate
+
+    assert rates() == (0.9, 0.225)
+    assert rates(moving_rate=0.4) == (0.4, 0.1)
+    assert rates(worker_moving_rate=0.125) == (0.5, 0.125)
+    assert rates(moving_rate=0.0) == (0.0, 0.0)
+    assert rates(worker_moving_rate=0.0) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("algorithm", ["easgd", "eamsgd"])
+def test_moving_rates_that_disagree_are_refused_in_the_jacobi_form_alone(algorithm):
+    given = {"moving_rate": 0.8, "worker_moving_rate": 0.3}
+    with pytest.raises(UsageError) as refused:
+        make_options(algorithm, given).resolved(TWO_GROUPS)
+    for word in ("--moving-rate 0.8", "--worker-moving-rate 0.3", "4 workers", "1.2"):
+        assert word in str(refused.value)
+    resolved = make_options("easgd-gauss-seidel", given).resolved(TWO_GROUPS)
+    assert (resolved.moving_rate, resolved.worker_moving_rate) == (0.8, 0.3)
+    make_options(algorithm, {"moving_rate": 0.3, "worker_moving_rate": 0.1}).resolved(
+        make_topology(3, ["node"] * 3)
+    )
+
+
+def doubts(algorithm, workers, **given):
+    topology = make_topology(workers, ["node"] * workers)
+    return make_options(algorithm, given).resolved(topology).doubts(topology)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 16])
+def test_the_edge_of_stability_of_easgd(workers):
+    edge = 2 * workers / (workers + 1)
+    for algorithm in ("easgd", "eamsgd"):
+        assert doubts(algorithm, workers, moving_rate=edge - 1e-3) == []
+        (sentence,) = doubts(algorithm, workers, moving_rate=edge + 1e-3)
+        assert "α + β < 2" in sentence
+        assert f"β < {edge:.3g} " in sentence
+        assert doubts(algorithm, workers) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 16])
+def test_downpours_rates_are_stable_in_the_gauss_seidel_form_and_others_not(workers):
+    downpour = {"moving_rate": float(workers), "worker_moving_rate": 1.0}
+    for given in (downpour, {}):
+        assert doubts("easgd-gauss-seidel", workers, **given) == []
+    for alpha, beta in ((2.0, 1.0), (0.5, 3.5), (1.5, 3.5), (2.5, 1.0)):
+        (sentence,) = doubts("easgd-gauss-seidel", workers, moving_rate=beta, worker_moving_rate=alpha)
+        assert f"α = {alpha:g}, β = {beta:g}" in sentence
+        assert "α < 2 and |(1 − α)(1 − β)| < 1" in sentence
+
+
+def spectral_radius(algorithm, workers, alpha, beta, step=1e-4):
+    """Of one round on h x²/2 with ``η h = step``: the largest absolute eigenvalue of (x¹, ..., xᵖ, x̃)."""
+    eye, ones = np.eye(workers), np.ones((workers, 1))
+    pull = np.block([[(1 - alpha) * eye, alpha * ones], [0 * ones.T, np.ones((1, 1))]])
+    descend = np.block([[(1 - step) * eye, 0 * ones], [0 * ones.T, np.ones((1, 1))]])
+    gather = np.block([[eye, 0 * ones], [beta / workers * ones.T, np.array([[1 - beta]])]])
+    if algorithm == "easgd-gauss-seidel":
+        whole = gather @ descend @ pull
+    else:
+        # All right-hand sides at the same time: the changes add up.
+        whole = pull + descend + gather - 2 * np.eye(workers + 1)
+    return abs(np.linalg.eigvals(whole)).max()
+
+
+@pytest.mark.parametrize("algorithm", WITH_RATES)
+@pytest.mark.parametrize("workers", [2, 4])
+def test_doubts_are_said_where_a_round_with_small_steps_diverges_and_only_there(algorithm, workers):
+    verdicts = set()
+    for alpha in (0.05, 0.22, 0.37, 0.41, 0.64, 0.68, 0.99, 1.7, 1.99, 2.01):
+        betas = [workers * alpha] if algorithm != "easgd-gauss-seidel" else [0.1, 0.9, 1.9, 2.4, 3.3, 4.1]
+        for beta in betas:
+            diverges = bool(spectral_radius(algorithm, workers, alpha, beta) > 1)
+            told = doubts(algorithm, workers, moving_rate=beta, worker_moving_rate=alpha)
+            assert bool(told) == diverges, (alpha, beta)
+            verdicts.add(diverges)
+    assert verdicts == {True, False}
+
+
+@pytest.mark.parametrize("algorithm", ["sgd", "msgd", "asgd", "mvasgd"])
+def test_sequential_methods_are_refused_on_several_ranks(algorithm):
+    make_options(algorithm, {}).resolved(make_topology(1, ["node"]))
+    with pytest.raises(UsageError, match="are sequential: start them on one rank, not 4"):
+        make_options(algorithm, {}).resolved(TWO_GROUPS)
+
+
+def test_epochs_of_pr_sgd_varying_are_the_rounded_up_cube_root_shared_out():
+    for workers in (1, 2, 3, 8):
+        for epoch in (*range(1, 400), 10**6, 10**6 + 1, 10**15, 10**15 + 1):
+            length = epoch_length(epoch, workers)
+            assert length >= 1
+            assert (length * workers) ** 3 >= epoch > ((length - 1) * workers) ** 3
+    assert [epoch_length(epoch, 1) for epoch in (1, 2, 8, 9, 27, 28)] == [1, 2, 2, 3, 3, 4]
+
+
+def optimizer_of(algorithm, **given):
+    """Check the optimizer that these options of a training make against the method."""
+    options = make_train_options({"algorithm": algorithm, **given})
+    optimizer = make_local_optimizer([torch.nn.Parameter(torch.ones(2, 2))], options)
+    find_algorithm(algorithm).check_optimizer(optimizer)
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "given", "told"),
+    [
+        ("downpour", {"momentum": 0.9}, "downpour has no momentum"),
+        ("downpour", {"momentum": 0.9, "nesterov": True}, "downpour has no momentum"),
+        ("downpour", {"optimizer": "adam"}, "downpour has no momentum"),
+        ("downpour", {"optimizer": "adamw"}, "downpour has no momentum"),
+        ("downpour", {"optimizer": "lars", "momentum": 0.9}, "downpour has no momentum"),
+        ("eamsgd", {"optimizer": "adam"}, "not of Adam"),
+        ("eamsgd", {"optimizer": "lars"}, "not of LARS"),
+        ("msgd", {"nesterov": False}, "Nesterov's momentum: use --optimizer sgd --nesterov"),
+        ("msgd", {"optimizer": "adam"}, "Nesterov's momentum: use --optimizer sgd --nesterov"),
+        ("sgd", {"momentum": 0.9}, "sgd has no momentum: use --momentum 0, or msgd"),
+        ("asgd", {"momentum": 0.9}, "asgd has no momentum"),
+        ("mvasgd", {"momentum": 0.9}, "mvasgd has no momentum"),
+    ],
+)
+def test_an_optimizer_that_the_method_excludes_is_refused(algorithm, given, told):
+    with pytest.raises(UsageError) as refused:
+        optimizer_of(algorithm, **given)
+    assert told in str(refused.value)
+
+
+def test_momentum_of_a_single_group_is_enough_to_be_refused():
+    first, second = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    groups = [{"params": [first]}, {"params": [second], "momentum": 0.5}]
+    for algorithm in ("downpour", "sgd"):
+        with pytest.raises(UsageError, match="momentum"):
+            find_algorithm(algorithm).check_optimizer(torch.optim.SGD(groups, lr=0.1))
+    groups = [{"params": [first]}, {"params": [second], "dampening": 0.5}]
+    with pytest.raises(UsageError, match="dampening"):
+        find_algorithm("eamsgd").check_optimizer(torch.optim.SGD(groups, lr=0.1, momentum=0.9))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_method_takes_the_optimizer_of_its_own_defaults(algorithm):
+    group = optimizer_of(algorithm).param_groups[0]
+    with_momentum = {"lsgd", "allreduce", "pr-sgd", "pr-sgd-varying", "eamsgd", "msgd"}
+    assert group["momentum"] == (0.9 if algorithm in with_momentum else 0.0)
+    assert group["nesterov"] == (algorithm in {"eamsgd", "msgd"})

@@ -24,11 +24,11 @@ class GaussSeidelOptions(EASGDOptions):
     def doubts(self, topology: Topology) -> list[str]:  # noqa: ARG002
         """Rates at which even small steps diverge (thesis, Theorem 6.2.1 for η → 0)."""
         alpha, beta = self.worker_moving_rate or 0.0, self.moving_rate or 0.0
-        if abs((1.0 - alpha) * (1.0 - beta)) < 1.0 and alpha < 2.0:
+        if abs((1.0 - alpha) * (1.0 - beta)) <= 1.0 and alpha < 2.0:
             return []
         return [
             f"EASGD in the Gauss-Seidel form is unstable at α = {alpha:g}, β = {beta:g}: with small steps it "
-            "needs 0 < α < 2 and |(1 − α)(1 − β)| < 1"
+            "needs α < 2 and |(1 − α)(1 − β)| < 1"
         ]
 
 

@@ -46,7 +46,7 @@ def refused_everywhere(places):
         "groups unreadable": (2, "cannot read 'a'", (*SMALL, "--groups", "0,a")),
         "unknown model": (2, "--model 'resnet21': choose from", (*SMALL, "--model", "resnet21")),
         "unknown dataset": (2, "--dataset 'digit': choose from", (*SMALL, "--dataset", "digit")),
-        "unknown algorithm": (2, "--algorithm 'sgd': choose from", (*SMALL, "--algorithm", "sgd")),
+        "unknown algorithm": (2, "--algorithm 'sdg': choose from", (*SMALL, "--algorithm", "sdg")),
         "period 0": (2, "--local-period 0", (*SMALL, "--local-period", 0)),
         "pull 1.5": (2, "--local-pull 1.5", (*SMALL, "--local-pull", 1.5)),
         "global without groups": (2, "--global-period 8", (*SMALL, "--global-period", 8, "--groups", "node")),

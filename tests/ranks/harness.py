@@ -21,6 +21,8 @@ LAYOUTS = {
 }
 
 CASES = {}
+#: Names of cases to which the groups mean nothing: they run in the last layout of a size.
+WITHOUT_GROUPS = set()
 
 
 def case(function):
@@ -28,6 +30,12 @@ def case(function):
     assert function.__name__ not in CASES
     CASES[function.__name__] = function
     return function
+
+
+def case_without_groups(function):
+    """Register a case that would do the same in every layout of groups."""
+    WITHOUT_GROUPS.add(function.__name__)
+    return case(function)
 
 
 @dataclass(frozen=True)
