@@ -30,12 +30,6 @@ class Spread:
         return cls(min(values), statistics.median(values), max(values))
 
 
-def timed(function: Callable[[], object], repeats: int) -> Spread:
-    """Seconds that ``function`` takes, over ``repeats`` calls after one that warms up."""
-    function()
-    return Spread.of([seconds(function) for _ in range(repeats)])
-
-
 def interleaved(functions: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
     """Seconds of each function in each round, after a round of warm-up.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from multiprocessing.connection import Client, Connection, Listener
@@ -15,6 +16,8 @@ from multiprocessing.connection import Client, Connection, Listener
 import numpy as np
 from numpy.typing import NDArray
 from ranks import started
+
+_CONNECT_S = 120.0
 
 
 def in_turns(ranks: int, slices: int, jobs: dict[str, Sequence[object]]) -> dict[str, NDArray[np.float64]]:
@@ -24,6 +27,8 @@ def in_turns(ranks: int, slices: int, jobs: dict[str, Sequence[object]]) -> dict
     shape ``(ranks, slices, measurements)``.
     """
     with ExitStack() as stack:
+        # A job that fails before it connects must not be waited for.
+        socket.setdefaulttimeout(_CONNECT_S)
         listener = stack.enter_context(Listener(("127.0.0.1", 0)))
         workers: dict[str, dict[int, Connection]] = {}
         pids: dict[str, list[int]] = {}

@@ -1,46 +1,54 @@
-"""When training ends: after so many iterations or when the time is up, on all ranks at the same one."""
+"""When training ends: after so many iterations or when the time is up, on all ranks at the same meeting."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
+from lsgd_mpi.clock import Clock
 from lsgd_mpi.comm import Communicator
 
 _CHECK_EVERY_S = 1.0
 _MOST_STEPS_BETWEEN_CHECKS = 1000
 
+_END, _TIME = "end", "time"
+
 
 class Budget:
-    """A limit on iterations, and one on time that all ranks keep at the same iteration.
+    """A limit on iterations, and one on time, that all ranks keep at the same meeting of their ``clock``.
 
-    Clocks differ between ranks, so the time is agreed upon: about once a second the ranks start a
+    Times differ between ranks, so the time is agreed upon: about once a second the ranks start a
     non-blocking allreduce of the time spent and read its result at the next check, when it has long
     arrived; nobody waits unless it is a whole check ahead of another. What the result says is the same on
-    all ranks, and so is the iteration at which the next check falls.
+    all ranks, and so is the meeting at which the next check falls.
     """
 
-    def __init__(self, communicator: Communicator, steps: float, seconds: float | None) -> None:
+    def __init__(self, communicator: Communicator, clock: Clock, steps: float, seconds: float | None) -> None:
         self.steps = steps
         self._seconds = seconds
         self._communicator = communicator
-        self._next_check = 1
+        self._clock = clock
         self._pending: Callable[[], list[float]] | None = None
+        if math.isfinite(steps):
+            clock.meetings.at(_END, int(steps))
+        if seconds is not None:
+            clock.meetings.at(_TIME, 1)
 
-    def is_over(self, step: int, elapsed_s: float) -> bool:
-        """Whether iteration ``step``, which ends ``elapsed_s`` after the start, is the last one."""
-        if self._seconds is None or step < self._next_check:
-            return step >= self.steps
-        between = 1
+    def is_over(self, elapsed_s: float) -> bool:
+        """Whether the present iteration, which ends ``elapsed_s`` after the start, is the last one."""
+        over = _END in self._clock.due
+        if self._seconds is None or _TIME not in self._clock.due:
+            return over
+        between, position = 1, self._clock.meetings.passed
         if self._pending is not None:
             spent_s, step_s = self._pending()
             self._pending = None
             if spent_s + _CHECK_EVERY_S >= self._seconds:
                 return True
             between = min(max(1, int(_CHECK_EVERY_S / max(step_s, 1e-9))), _MOST_STEPS_BETWEEN_CHECKS)
-        self._pending = self._communicator.start_maximum([elapsed_s, elapsed_s / step])
-        self._next_check = step + between
-        return step >= self.steps
+        self._pending = self._communicator.start_maximum([elapsed_s, elapsed_s / position])
+        self._clock.meetings.at(_TIME, position + between)
+        return over
 
     def close(self) -> None:
         """Take the result of a check under way: every started collective is finished."""

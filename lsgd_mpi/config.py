@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import math
 import typing
 from collections.abc import Callable, Mapping
@@ -14,11 +13,13 @@ from typing import Any
 
 import yaml
 
-from lsgd_mpi.algorithms import ALGORITHMS, Options, find_algorithm, flag, make_options
+from lsgd_mpi.algorithms import ALGORITHMS, VARIANTS, Algorithm, Options, find_algorithm, flag, make_options
+from lsgd_mpi.clock import CLOCKS
 from lsgd_mpi.data import DATASETS, WITHOUT_FILES
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.groups import GroupSpec, format_groups, parse_groups
 from lsgd_mpi.models import MODELS
+from lsgd_mpi.names import did_you_mean
 
 #: torch's generators take 64 bits, of which the ranks need some for themselves.
 _LARGEST_SEED = 2**32 - 1
@@ -41,7 +42,13 @@ def _option(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
 class TrainOptions:
     """What to train and how; the options of the algorithm itself stand in ``method``."""
 
-    algorithm: str = _option("lsgd", "method by which the ranks cooperate", tuple(ALGORITHMS))
+    algorithm: str = _option("lsgd", "method by which the ranks cooperate", ALGORITHMS)
+    clock: str | None = _option(
+        None,
+        "what drives the rounds: the step that all make together, the shared count of all iterations, or "
+        "each worker's own count (default: step, where the method has it)",
+        CLOCKS,
+    )
     groups: GroupSpec = _option(
         "node", "'node' (one group a node), the size of a group (4), or world ranks ('0-3;4,6;5,7')"
     )
@@ -77,6 +84,9 @@ class TrainOptions:
         20, "training batches a rank re-estimates batch-norm statistics with before it evaluates"
     )
     log_every: int = _option(50, "iterations between two rows of a rank's own table")
+    slow_rank: tuple[tuple[int, float], ...] = _option(
+        (), "slow world ranks down on purpose, such as 2=3.0 (three times as long a step) or 0=1.5,2=3"
+    )
     stall_timeout: float = _option(
         120.0, "seconds that a rank waits for the others in one exchange before it ends the job (0: for ever)"
     )
@@ -93,19 +103,21 @@ class TrainOptions:
         values = {each.name: getattr(self, each.name) for each in _fields()}
         if not isinstance(self.groups, str | int):
             values["groups"] = format_groups(self.groups)
+        values["slow_rank"] = ",".join(f"{world_rank}={factor!r}" for world_rank, factor in self.slow_rank)
         return {**values, **dataclasses.asdict(self.method)}
 
 
 def make_train_options(given: Mapping[str, Any]) -> TrainOptions:
     """Options from names and values; what is not given has its default. Raises `UsageError`."""
     own = {each.name for each in _fields()}
-    methods = {each.name for cls in ALGORITHMS.values() for each in dataclasses.fields(cls.options_class)}
+    methods = {each.name for each, _ in _method_fields()}
     for name in given:
         if name not in own | methods:
-            near = difflib.get_close_matches(name, own | methods, n=1)
-            raise UsageError(f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            hint = did_you_mean(name, own | methods)
+            raise UsageError(f"unknown option {name!r}{hint and f'; {hint}'}")
     algorithm = given.get("algorithm", TrainOptions.algorithm)
-    method = make_options(algorithm, {name: value for name, value in given.items() if name not in own})
+    clock = given.get("clock")
+    method = make_options(algorithm, {name: value for name, value in given.items() if name not in own}, clock)
     training = {name: value for name, value in given.items() if name in own}
     return TrainOptions(**_with_defaults(algorithm, training), method=method)
 
@@ -113,12 +125,13 @@ def make_train_options(given: Mapping[str, Any]) -> TrainOptions:
 def _with_defaults(algorithm: str, given: dict[str, Any]) -> dict[str, Any]:
     """With what the method's paper takes where nothing is given."""
     optimizer = given.get("optimizer", TrainOptions.optimizer)
-    defaults: dict[str, Any] = {}
+    cls = find_algorithm(algorithm, given.get("clock"))
+    defaults: dict[str, Any] = {"clock": cls.clocks[0]}
     if optimizer in _WITH_MOMENTUM:
         defaults["momentum"] = _DEFAULT_MOMENTUM
     if optimizer == "sgd":
         defaults["nesterov"] = False
-    for name, value in find_algorithm(algorithm).training_defaults.items():
+    for name, value in cls.training_defaults.items():
         if name in defaults:
             defaults[name] = value
     if given.get("momentum") == 0 and optimizer == "sgd":
@@ -132,15 +145,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for each in _fields():
         _add_option(group, each, _readers()[each.name])
     added: set[str] = set()
-    for name, cls in ALGORITHMS.items():
+    readers = _method_readers()
+    for name, variants in VARIANTS.items():
         # Methods may share an option; it stands where it comes first.
-        new = [each for each in dataclasses.fields(cls.options_class) if each.name not in added]
+        new = {
+            each.name: each
+            for cls in variants
+            for each in dataclasses.fields(cls.options_class)
+            if each.name not in added
+        }
         if new:
             method = parser.add_argument_group(f"options of --algorithm {name}")
-            types = typing.get_type_hints(cls.options_class)
-            for each in new:
-                _add_option(method, each, _reader(types[each.name]))
-                added.add(each.name)
+            for each in new.values():
+                _add_option(method, each, readers[each.name])
+            added |= new.keys()
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -177,7 +195,7 @@ def _from_yaml(value: Any, reader: Callable[[str], Any], default: Any) -> Any:
         raise ValueError("write true or false" if reader is bool else "true and false are no values of it")
     if reader is bool:
         return value
-    if isinstance(value, list) and reader in (parse_groups, _milestones):
+    if isinstance(value, list) and reader in (parse_groups, *_LISTS.values()):
         if reader is parse_groups and value and all(isinstance(members, list) for members in value):
             return reader(";".join(",".join(map(str, members)) for members in value))
         return reader(",".join(map(str, value)))
@@ -190,24 +208,31 @@ def _fields() -> list[dataclasses.Field[Any]]:
     return [each for each in dataclasses.fields(TrainOptions) if each.name != "method"]
 
 
+def _method_fields() -> list[tuple[dataclasses.Field[Any], type[Algorithm]]]:
+    """Every option of every method, with a class that has it."""
+    return [
+        (each, cls)
+        for variants in VARIANTS.values()
+        for cls in variants
+        for each in dataclasses.fields(cls.options_class)
+    ]
+
+
 def _readers() -> dict[str, Callable[[str], Any]]:
     types = typing.get_type_hints(TrainOptions)
-    special: dict[str, Callable[[str], Any]] = {"groups": parse_groups, "lr_milestones": _milestones}
+    special: dict[str, Callable[[str], Any]] = {"groups": parse_groups, **_LISTS}
     return {each.name: special.get(each.name) or _reader(types[each.name]) for each in _fields()}
 
 
 def _method_readers() -> dict[str, Callable[[str], Any]]:
-    readers = {}
-    for cls in ALGORITHMS.values():
-        types = typing.get_type_hints(cls.options_class)
-        readers.update(
-            {each.name: _reader(types[each.name]) for each in dataclasses.fields(cls.options_class)}
-        )
-    return readers
+    return {
+        each.name: _reader(typing.get_type_hints(cls.options_class)[each.name])
+        for each, cls in _method_fields()
+    }
 
 
 def _defaults() -> dict[str, Any]:
-    methods = [each for cls in ALGORITHMS.values() for each in dataclasses.fields(cls.options_class)]
+    methods = [each for each, _ in _method_fields()]
     return {each.name: each.default for each in (*methods, *_fields())}
 
 
@@ -224,8 +249,25 @@ def _milestones(text: str) -> tuple[float, ...]:
         raise UsageError(f"--lr-milestones {text!r}: write epochs such as 30,60,90") from error
 
 
+def _slow_ranks(text: str) -> tuple[tuple[int, float], ...]:
+    try:
+        pairs = [item.split("=") for item in text.split(",") if item.strip()]
+        slow = tuple((int(world_rank), float(factor)) for world_rank, factor in pairs)
+    except ValueError as error:
+        raise UsageError(
+            f"--slow-rank {text!r}: write a world rank and how many times slower: 2=3.0"
+        ) from error
+    if len(dict(slow)) < len(slow):
+        raise UsageError(f"--slow-rank {text!r} names a world rank twice")
+    return slow
+
+
+#: Options that are lists, with what reads them.
+_LISTS: dict[str, Callable[[str], Any]] = {"lr_milestones": _milestones, "slow_rank": _slow_ranks}
+
+
 def _argument(name: str, reader: Callable[[str], Any]) -> Callable[[str], Any]:
-    if reader not in (parse_groups, _milestones):
+    if reader not in (parse_groups, *_LISTS.values()):
         return reader
 
     def read(text: str) -> Any:
@@ -260,9 +302,10 @@ def _check(options: TrainOptions) -> None:
     for each in _fields():
         value, choices = getattr(options, each.name), each.metadata["choices"]
         if choices and value not in choices:
-            near = difflib.get_close_matches(str(value), choices, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"{flag(each.name)} {value!r}: choose from {', '.join(choices)}{hint}")
+            hint = did_you_mean(str(value), choices)
+            raise UsageError(
+                f"{flag(each.name)} {value!r}: choose from {', '.join(choices)}{hint and f'; {hint}'}"
+            )
     for name in ("batch_size", "log_every", "eval_every", "recalibrate", "steps", "threads", "limit"):
         value = getattr(options, name)
         if value is not None and not 1 <= value <= _LARGEST_COUNT:
@@ -277,6 +320,11 @@ def _check(options: TrainOptions) -> None:
             raise UsageError(f"{flag(name)} {value}: a finite number, at least 0")
     if not 0 <= options.seed <= _LARGEST_SEED:
         raise UsageError(f"--seed {options.seed}: a whole number from 0 to {_LARGEST_SEED}")
+    for world_rank, factor in options.slow_rank:
+        if world_rank < 0 or not (factor >= 1 and math.isfinite(factor)):
+            raise UsageError(
+                f"--slow-rank {world_rank}={factor:g}: a world rank from 0, and a finite factor of at least 1"
+            )
     for epoch in options.lr_milestones:
         if not (epoch > 0 and math.isfinite(epoch)):
             raise UsageError(f"--lr-milestones {epoch}: a finite number of epochs above 0")

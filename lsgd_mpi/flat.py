@@ -19,6 +19,9 @@ Named = Sequence[tuple[str, torch.Tensor]]
 #: Each tensor starts at a multiple of this many bytes, as vectorised kernels want it; the gaps hold zeros.
 _ALIGNMENT_BYTES = 16
 
+#: MPI counts in 32 bits.
+_MOST_ELEMENTS = 2**31 - 1
+
 
 class FlatTensors:
     """Tensors of one dtype on one device, re-pointed to views of ``flat``, shape ``(length,)``.
@@ -44,6 +47,8 @@ class FlatTensors:
         for _, tensor in self.named:
             self._offsets.append(length)
             length += -(-tensor.numel() // step) * step
+        if length > _MOST_ELEMENTS:
+            raise UsageError(f"{length:,} parameters: at most {_MOST_ELEMENTS:,} can be exchanged")
         self._strides = [_dense_strides(tensor) for _, tensor in self.named]
         self.flat = torch.zeros(length, dtype=dtype, device=device)
         for (_, tensor), view in zip(self.named, self.views(self.flat), strict=True):
@@ -77,6 +82,13 @@ class FlatTensors:
                 raise UsageError(
                     f"'{name}' was given other memory after DistributedOptimizer was made; move, cast or "
                     "load the model (model.to, load_state_dict(assign=True)) before that"
+                )
+        known = dict(self.named)
+        for name, tensor in current.items():
+            if name not in known and tensor.requires_grad:
+                raise UsageError(
+                    f"'{name}' became trainable after DistributedOptimizer was made, so it would never be "
+                    "exchanged: make another DistributedOptimizer"
                 )
 
     def check_own(self) -> None:

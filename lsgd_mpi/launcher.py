@@ -6,13 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-#: (launcher, variable with the rank, variable with the size), the most specific first: a process that
-#: mpirun started inside an srun step belongs to mpirun.
+#: (launcher, variables with the rank, the size, and the rank on this node), the most specific first: a
+#: process that mpirun started inside an srun step belongs to mpirun.
 _VARIABLES = (
-    ("mpirun (Open MPI)", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("mpiexec (PMI)", "PMI_RANK", "PMI_SIZE"),
-    ("horovodrun --gloo", "HOROVOD_RANK", "HOROVOD_SIZE"),
-    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("mpirun (Open MPI)", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("mpiexec (PMI)", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+    ("horovodrun --gloo", "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK"),
+    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
 )
 
 
@@ -23,14 +23,17 @@ class Promise:
     launcher: str
     rank: int
     size: int
+    #: None where the launcher does not tell.
+    local_rank: int | None = None
 
 
 def promise(environment: Mapping[str, str] = os.environ) -> Promise | None:
     """What the launcher promised, or None for a process started without one."""
-    for launcher, rank_name, size_name in _VARIABLES:
+    for launcher, rank_name, size_name, local_name in _VARIABLES:
+        local = environment.get(local_name, "")
         rank, size = environment.get(rank_name, ""), environment.get(size_name, "")
         if rank.isdigit() and size.isdigit():
-            return Promise(launcher, int(rank), int(size))
+            return Promise(launcher, int(rank), int(size), int(local) if local.isdigit() else None)
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from lsgd_mpi import comm, runtime
 from lsgd_mpi.algorithms import Algorithm, Options, Worker, find_algorithm, make_options
+from lsgd_mpi.clock import Clock
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.flat import FlatTensors, trainable_parameters
 from lsgd_mpi.leaders import Round
@@ -26,9 +27,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
     """Train ``model`` with ``optimizer`` on this rank and with ``algorithm`` among the ranks.
 
     ``optimizer`` is any torch optimizer over parameters of ``model``; ``algorithm`` a registered name
-    (`lsgd_mpi.algorithms`), and ``options`` are its options, such as ``local_period``. Making one is
-    collective: all ranks must give the same algorithm, options and model, and afterwards hold the
-    parameters and buffers of world rank 0, unless ``equal_start`` is false.
+    (`lsgd_mpi.algorithms`), and ``options`` are its options, such as ``local_period``. ``clock`` says what
+    drives the rounds (`lsgd_mpi.clock.CLOCKS`): by default all ranks are in step, if the method has that.
+    Making one is collective: all ranks must give the same algorithm, clock, options and model, and afterwards
+    hold the parameters and buffers of world rank 0, unless ``equal_start`` is false.
 
     The model's trainable parameters become views of one flat tensor: move or cast the model before.
     The result is a torch optimizer, for learning-rate schedulers and the like; `step` takes the loss.
@@ -43,32 +45,37 @@ class DistributedOptimizer(torch.optim.Optimizer):
         model: torch.nn.Module,
         algorithm: str = "lsgd",
         *,
+        clock: str | None = None,
         equal_start: bool = True,
         **options: Any,
     ) -> None:
         # Not torch's own constructor: groups, state and defaults are those of the optimizer inside.
         self._communicator = runtime.communicator()
         topology = self._communicator.topology
-        cls, given = comm.together(lambda: _checked(optimizer, model, algorithm, options))
+        # Watched, unlike what follows: a rank may be long in coming here.
+        self._communicator.barrier()
+        cls, given = comm.together(lambda: _checked(optimizer, model, algorithm, clock, options))
         resolved = comm.together(lambda: given.resolved(topology))
         if self._communicator.world_rank == 0:
             for sentence in (*given.useless(topology), *resolved.doubts(topology)):
                 _log.warning(sentence)
         parameters = trainable_parameters(model)
-        comm.check_equal("options", {"algorithm": algorithm, **vars(given)})
-        comm.check_equal(
-            "parameters", {name: (str(each.dtype), list(each.shape)) for name, each in parameters}
-        )
+        comm.check_equal("options", {"algorithm": algorithm, "clock": clock, **vars(given)})
+        comm.check_equal("parameters", _described(parameters))
+        frozen = [(name, each) for name, each in model.named_parameters() if not each.requires_grad]
+        held = [*frozen, *model.named_buffers()]
+        comm.check_equal("frozen parameters or buffers", _described(held))
         for other in list(_in_use):
             other._give_up_if_sharing(parameters)
         self._parameters = comm.together(lambda: FlatTensors(parameters, model))
         if equal_start:
-            frozen = [(name, each) for name, each in model.named_parameters() if not each.requires_grad]
-            self._communicator.start_equal(
-                [("parameters", self._parameters.flat), *frozen, *model.named_buffers()]
-            )
-        worker = Worker(self._communicator, self._parameters, model, optimizer, equal_start)
-        self._algorithm = cls(resolved, worker)
+            self._communicator.start_equal([("parameters", self._parameters.flat), *held])
+        self._clock = cls.make_clock(clock or cls.clocks[0], resolved, self._communicator)
+        worker = Worker(self._communicator, self._clock, self._parameters, model, optimizer, equal_start)
+        self._algorithm = comm.together(lambda: cls(resolved, worker))
+        # Whoever drops this object without a successor must not leave its hooks in the model.
+        self._closing = weakref.finalize(self, self._algorithm.close)
+        self._closing.atexit = False
         self._evaluation: torch.Tensor | None = None
         # Rounds of an optimizer before that was left without finish() are not this one's.
         self._communicator.remaining_rounds()
@@ -113,6 +120,16 @@ class DistributedOptimizer(torch.optim.Optimizer):
         return self._algorithm.elapsed_s
 
     @property
+    def clock(self) -> Clock:
+        """Of this rank. After a `step`, ``clock.due`` has what the user put into ``clock.meetings``."""
+        return self._clock
+
+    @property
+    def staleness(self) -> int | None:
+        """Updates of the center by others between this rank's last two visits; None without them."""
+        return self._algorithm.staleness
+
+    @property
     def evaluated(self) -> str:
         """What `evaluated_parameters` shows, in a word: ``average`` (of all workers), ``center``, ..."""
         return self._algorithm.evaluated
@@ -136,6 +153,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         if self._taken_over:
             raise UsageError("another DistributedOptimizer was made for this model: step that one")
         self._parameters.check_own()
+        self._clock.tick()
         self._algorithm.before_update(loss)
         self._algorithm.update()
         for finished in self._algorithm.after_update(loss):
@@ -172,9 +190,10 @@ class DistributedOptimizer(torch.optim.Optimizer):
             yield
 
     def state_dict(self) -> dict[str, Any]:
-        """The inner optimizer's state and the algorithm's, of this rank."""
+        """The inner optimizer's state, the clock's and the algorithm's, of this rank."""
         return {
             "optimizer": self._algorithm.optimizer.state_dict(),
+            "clock": {"name": self._clock.name, **self._clock.state_dict()},
             "algorithm": {"name": self._algorithm.name, **self._algorithm.state_dict()},
         }
 
@@ -183,7 +202,11 @@ class DistributedOptimizer(torch.optim.Optimizer):
         state = state_dict["algorithm"]
         if state["name"] != self._algorithm.name:
             raise UsageError(f"the saved state is of {state['name']}, not of {self._algorithm.name}")
+        clock = state_dict["clock"]
+        if clock["name"] != self._clock.name:
+            raise UsageError(f"the saved state is of clock {clock['name']}, not of {self._clock.name}")
         self._algorithm.optimizer.load_state_dict(state_dict["optimizer"])
+        self._clock.load_state_dict(clock)
         self._algorithm.load_state_dict(state)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:  # noqa: ARG002
@@ -198,16 +221,24 @@ class DistributedOptimizer(torch.optim.Optimizer):
         mine = {id(tensor) for _, tensor in self._parameters.named}
         if not self._taken_over and any(id(tensor) in mine for _, tensor in parameters):
             self._taken_over = True
-            self._algorithm.close()
+            self._closing()
 
 
 def _checked(
-    optimizer: torch.optim.Optimizer, model: torch.nn.Module, algorithm: str, options: dict[str, Any]
+    optimizer: torch.optim.Optimizer,
+    model: torch.nn.Module,
+    algorithm: str,
+    clock: str | None,
+    options: dict[str, Any],
 ) -> tuple[type[Algorithm], Options]:
     _check_covered(optimizer, model)
-    cls = find_algorithm(algorithm)
+    cls = find_algorithm(algorithm, clock)
     cls.check_optimizer(optimizer)
-    return cls, make_options(algorithm, options)
+    return cls, make_options(algorithm, options, clock)
+
+
+def _described(named: Sequence[tuple[str, torch.Tensor]]) -> dict[str, tuple[str, list[int]]]:
+    return {name: (str(each.dtype), list(each.shape)) for name, each in named}
 
 
 def _check_covered(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:

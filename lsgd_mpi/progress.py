@@ -54,12 +54,12 @@ class Progress:
         self._started = self._last_line = time.perf_counter()
         self._steps = 0
 
-    def step(self) -> bool:
-        """Count one iteration; true when its loss is worth reading for `show`."""
-        self._steps += 1
+    def reached(self, step: int) -> bool:
+        """Say how far training is; true when its loss is worth reading for `show`."""
+        done, self._steps = step - self._steps, step
         if self._lines:
             return time.perf_counter() - self._last_line >= _LINE_EVERY_S
-        return bool(self._bar.update(1))
+        return bool(self._bar.update(done))
 
     def show(self, loss: float) -> None:
         """Show the training loss of the last iterations."""

@@ -46,27 +46,30 @@ def init(groups: GroupSpec = "node", *, stall_timeout_s: float = STALL_TIMEOUT_S
         _check_same_groups(groups, _communicator.topology)
         return
     # First the hook: a failure of start() itself is one sentence with its exit code, not a traceback a rank.
-    _hook_before, sys.excepthook = sys.excepthook, _end_job_of_uncaught
-    _communicator = comm.start(groups, comm.Watchdog(stall_timeout_s, _end_stalled))
-    atexit.register(_leave)
+    if sys.excepthook is not _end_job_of_uncaught:
+        _hook_before, sys.excepthook = sys.excepthook, _end_job_of_uncaught
+    watchdog = comm.Watchdog(stall_timeout_s, _end_stalled)
+    try:
+        _communicator = comm.start(groups, watchdog)
+    except BaseException:
+        watchdog.stop()
+        raise
+    atexit.register(shutdown)
 
 
 def shutdown() -> None:
-    """Stop Horovod and free the communicators. Collective; does nothing if `init` was not called."""
+    """Stop Horovod and free the communicators. Collective; does nothing if `init` was not called.
+
+    Waits, however long, until every rank is here: other groups may still be training.
+    """
     global _communicator
     if _communicator is not None:
         closing, _communicator = _communicator, None
         sys.excepthook = _hook_before
-        closing.close()
-
-
-def _leave() -> None:
-    """At the end of a program that did not call `shutdown`: leave together."""
-    if _communicator is not None:
         # Horovod stops on all ranks as soon as it does on one. If others still count on this rank, they end
         # the job by their own watch.
-        _communicator.wait_for_all_to_leave()
-        shutdown()
+        closing.wait_for_all_to_leave()
+        closing.close()
 
 
 def _end_stalled(what: str, limit_s: float) -> None:

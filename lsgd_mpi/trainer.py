@@ -39,6 +39,8 @@ from lsgd_mpi.task import Task, make_task
 
 _log = logging.getLogger("lsgd_mpi")
 
+_EVALUATION = "evaluation"
+
 
 def train(options: TrainOptions) -> Path:
     """Train as ``options`` say and return the run directory. Collective; after `lsgd_mpi.init`.
@@ -49,7 +51,7 @@ def train(options: TrainOptions) -> Path:
     communicator = runtime.communicator()
     _refuse_useless(options, communicator)
     task = make_task(options, communicator)
-    comm.together(lambda: find_algorithm(options.algorithm).check_optimizer(task.optimizer))
+    comm.together(lambda: find_algorithm(options.algorithm, options.clock).check_optimizer(task.optimizer))
     run_dir = _open_run_directory(options, communicator, task)
     with comm.together(lambda: RunRecords(run_dir, communicator.world_rank)) as records:
         _introduce(options, communicator, task, run_dir)
@@ -73,8 +75,10 @@ class Trainer:
         self._task = task
         self._records = records
         self.optimizer = DistributedOptimizer(
-            task.optimizer, task.model, options.algorithm, **vars(options.method)
+            task.optimizer, task.model, options.algorithm, clock=options.clock, **vars(options.method)
         )
+        self._slowness = dict(options.slow_rank).get(communicator.world_rank, 1.0)
+        self._step_of_last_round = 0
         # Without a milestone a scheduler would set nothing, but write the same rates at every step.
         self._schedule = None
         if options.lr_milestones:
@@ -88,19 +92,21 @@ class Trainer:
     def run(self) -> None:
         """Train until the budget is spent; evaluate on the way and at the end."""
         options, model, loader = self._options, self._task.model, self._task.training
+        clock = self.optimizer.clock
         budget = Budget(
             self._communicator,
+            clock,
             step_limit(options.steps, options.epochs, options.minutes, len(loader)),
             None if options.minutes is None else 60.0 * options.minutes,
         )
-        eval_every = options.eval_every or len(loader)
+        clock.meetings.every(_EVALUATION, options.eval_every or len(loader))
         # Initialisation drew the same numbers everywhere; from here on dropout is each rank's own.
         torch.manual_seed(options.seed * self._communicator.world_size + self._communicator.world_rank)
         since_row, since_evaluation = Meter(), Meter()
         progress = Progress(budget.steps, shown=self._communicator.world_rank == 0)
         self._communicator.barrier()
         model.train()
-        for step, (data, target, data_s) in enumerate(_endless(loader), start=1):
+        for data, target, data_s in _endless(loader):
             before = replace(self._communicator.traffic)
             start = time.perf_counter()
             self.optimizer.zero_grad()
@@ -110,28 +116,35 @@ class Trainer:
             self.optimizer.step(loss)
             for meter in (since_row, since_evaluation):
                 meter.add(loss, output, target)
+            self._be_slow(data_s, start, before)
             since_row.add_times(data_s, time.perf_counter() - start, before, self._communicator.traffic)
-            self._write_rounds()
-            if step % options.log_every == 0:
-                self._write_row(step, since_row)
+            self._write_rounds(before)
+            if clock.step % options.log_every == 0:
+                self._write_row(since_row)
                 since_row = Meter()
-            over = budget.is_over(step, self._elapsed_s())
-            if progress.step():
+            over = budget.is_over(self._elapsed_s())
+            if progress.reached(clock.position):
                 progress.show(since_evaluation.loss)
-            if over or step % eval_every == 0:
-                self._evaluate(step, since_evaluation)
+            if over or _EVALUATION in clock.due:
+                self._evaluate(since_evaluation)
                 since_evaluation = Meter()
             if over:
                 break
-            if self._schedule is not None:
+            while self._schedule is not None and self._schedule.last_epoch < clock.position:
                 self._schedule.step()
         progress.close()
         budget.close()
         self.optimizer.finish()
-        self._write_rounds()
+        self._write_leaders()
 
-    def _evaluate(self, step: int, meter: Meter) -> None:
-        communicator, task = self._communicator, self._task
+    def _be_slow(self, data_s: float, start: float, before: comm.Traffic) -> None:
+        """Sleep for as long as the iteration would have taken longer on a rank slowed down on purpose."""
+        if self._slowness > 1.0:
+            spent_s = data_s + time.perf_counter() - start - self._communicator.traffic.since(before)
+            time.sleep((self._slowness - 1.0) * spent_s)
+
+    def _evaluate(self, meter: Meter) -> None:
+        communicator, task, step = self._communicator, self._task, self.optimizer.clock.step
         sums = communicator.sum([meter.loss * meter.steps, meter.steps, math.isfinite(meter.loss)])
         train_loss = sums[0] / sums[1]
         if sums[2] == 0:
@@ -149,15 +162,16 @@ class Trainer:
                 "ranks have a finite training loss: lower --lr"
             )
         if communicator.world_rank == 0:
-            self._write_metrics(step, train_loss, result)
+            self._write_metrics(train_loss, result)
 
-    def _write_metrics(self, step: int, train_loss: float, result: Evaluation) -> None:
-        epoch = step / len(self._task.training)
+    def _write_metrics(self, train_loss: float, result: Evaluation) -> None:
+        clock = self.optimizer.clock
+        epoch = clock.position / len(self._task.training)
         traffic = self._communicator.traffic
         self._records.metrics(
-            step=step,
+            step=clock.step,
             epoch=epoch,
-            total_steps=step * self._communicator.world_size,
+            total_steps=clock.total_steps,
             elapsed_s=self._elapsed_s(),
             train_loss=train_loss,
             test_loss=result.loss,
@@ -169,13 +183,14 @@ class Trainer:
             evaluated=self.optimizer.evaluated,
         )
         _log.info(
-            f"step {step}, epoch {epoch:.2f}, {self._elapsed_s():.1f} s: training loss {train_loss:.4f}, "
-            f"test loss {result.loss:.4f}, test error {result.error_pct:.2f} %"
+            f"step {clock.step}, epoch {epoch:.2f}, {self._elapsed_s():.1f} s: "
+            f"training loss {train_loss:.4f}, test loss {result.loss:.4f}, "
+            f"test error {result.error_pct:.2f} %"
         )
 
-    def _write_row(self, step: int, meter: Meter) -> None:
+    def _write_row(self, meter: Meter) -> None:
         self._records.step(
-            step=step,
+            step=self.optimizer.clock.step,
             elapsed_s=self._elapsed_s(),
             loss=meter.loss,
             error_pct=meter.error_pct,
@@ -185,7 +200,23 @@ class Trainer:
             wait_s=meter.wait_s,
         )
 
-    def _write_rounds(self) -> None:
+    def _write_rounds(self, before: comm.Traffic) -> None:
+        clock, traffic = self.optimizer.clock, self._communicator.traffic
+        if traffic.rounds > before.rounds:
+            self._records.round(
+                round=traffic.rounds,
+                step=clock.step,
+                total_steps=clock.total_steps,
+                elapsed_s=self._elapsed_s(),
+                iterations=clock.step - self._step_of_last_round,
+                comm_s=traffic.comm_s - before.comm_s,
+                wait_s=traffic.wait_s - before.wait_s,
+                staleness=self.optimizer.staleness,
+            )
+            self._step_of_last_round = clock.step
+        self._write_leaders()
+
+    def _write_leaders(self) -> None:
         if self._communicator.world_rank != 0:
             return
         rounds = self.optimizer.rounds
@@ -226,7 +257,12 @@ def _leader_row(finished: Round) -> dict[str, int | float | str | bool | None]:
 
 def _refuse_useless(options: TrainOptions, communicator: comm.Communicator) -> None:
     comm.together(lambda: options.method.resolved(communicator.topology))
-    for sentence in options.method.useless(communicator.topology):
+    sentences = options.method.useless(communicator.topology) + [
+        f"--slow-rank {world_rank}={factor:g}: the world ranks are 0 to {communicator.world_size - 1}"
+        for world_rank, factor in options.slow_rank
+        if world_rank >= communicator.world_size
+    ]
+    for sentence in sentences:
         error = UsageError(sentence)
         error.agreed = True
         raise error

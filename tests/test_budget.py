@@ -3,6 +3,7 @@ import math
 import pytest
 
 from lsgd_mpi.budget import Budget, step_limit
+from lsgd_mpi.clock import Clock
 
 
 class Ranks:
@@ -41,13 +42,15 @@ class _Rank:
 
 def stops(step_seconds, steps=math.inf, seconds=None):
     """Steps at which the ranks stop and the time there; ``step_seconds[rank](step)`` is a step's length."""
-    ranks = Ranks(len(step_seconds))
-    budgets = [Budget(ranks.of(rank), steps, seconds) for rank in range(len(step_seconds))]
+    ranks, p = Ranks(len(step_seconds)), len(step_seconds)
+    ticking = [Clock(p) for _ in step_seconds]
+    budgets = [Budget(ranks.of(rank), ticking[rank], steps, seconds) for rank in range(p)]
     clocks, stopped = [0.0] * len(budgets), [None] * len(budgets)
     for step in range(1, 1_000_000):
         for rank, budget in enumerate(budgets):
             clocks[rank] += step_seconds[rank](step)
-            if budget.is_over(step, clocks[rank]):
+            ticking[rank].tick()
+            if budget.is_over(clocks[rank]):
                 stopped[rank] = step
         if any(stopped):
             break
@@ -101,8 +104,10 @@ def test_the_first_limit_reached_counts():
 
 def test_close_takes_a_check_under_way_once():
     ranks = Ranks(1)
-    budget = Budget(ranks.of(0), 100, 50.0)
-    assert not budget.is_over(1, 0.1)
+    clock = Clock(1)
+    budget = Budget(ranks.of(0), clock, 100, 50.0)
+    clock.tick()
+    assert not budget.is_over(0.1)
     assert (len(ranks.started), ranks.finished) == (1, 0)
     budget.close()
     budget.close()

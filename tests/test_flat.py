@@ -320,3 +320,13 @@ def test_a_flat_tensor_can_be_made_of_the_views_of_another():
     assert torch.equal(model.weight, value)
     with pytest.raises(UsageError):
         first.check()
+
+
+def test_a_parameter_that_becomes_trainable_later_is_noticed():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    flat = FlatTensors(trainable_parameters(model), model)
+    flat.check()
+    model[0].bias.requires_grad_(True)
+    with pytest.raises(UsageError, match=r"'0.bias' became trainable after DistributedOptimizer was made"):
+        flat.check()

@@ -57,9 +57,9 @@ class TestLines:
     def test_one_every_ten_seconds_with_rate_and_loss(self, capsys, clock):
         shown = Progress(40, shown=True)
         due = []
-        for _ in range(30):
+        for step in range(1, 31):
             clock[0] += 0.5
-            due.append(shown.step())
+            due.append(shown.reached(step))
             if due[-1]:
                 shown.show(0.25)
         shown.close()
@@ -71,14 +71,14 @@ class TestLines:
     def test_an_open_end_has_no_total(self, capsys, clock):
         shown = Progress(float("inf"), shown=True)
         clock[0] += 10
-        assert shown.step()
+        assert shown.reached(1)
         shown.show(1.5)
         assert capsys.readouterr().out == "step 1, 0.1 steps/s, loss 1.5000\n"
 
     def test_other_ranks_are_silent(self, capsys, clock):
         hidden = Progress(40, shown=False)
         clock[0] += 100
-        assert not hidden.step()
+        assert not hidden.reached(1)
         hidden.close()
         assert capsys.readouterr() == ("", "")
 
@@ -88,8 +88,8 @@ class TestBar:
         terminal = Terminal()
         with contextlib.redirect_stderr(terminal):
             shown = Progress(3, shown=True)
-            for _ in range(3):
-                shown.step()
+            for step in (1, 1, 3):
+                shown.reached(step)
                 shown.show(0.125)
             shown.close()
         assert "3/3" in terminal.getvalue()
@@ -99,7 +99,7 @@ class TestBar:
         terminal = Terminal()
         with contextlib.redirect_stderr(terminal):
             hidden = Progress(3, shown=False)
-            hidden.step()
+            hidden.reached(1)
             hidden.close()
         assert terminal.getvalue() == ""
 

@@ -18,6 +18,7 @@ from lsgd_mpi.records import (
     LEADERS_COLUMNS,
     METRICS_COLUMNS,
     RANK_COLUMNS,
+    ROUND_COLUMNS,
     CsvTable,
     RankLog,
     RunRecords,
@@ -296,12 +297,16 @@ class TestRunRecords:
             "previous_leader_world_rank,switched"
         )
         assert ",".join(RANK_COLUMNS) == "step,elapsed_s,loss,error_pct,data_s,compute_s,comm_s,wait_s"
+        assert ",".join(ROUND_COLUMNS) == (
+            "round,step,total_steps,elapsed_s,iterations,comm_s,wait_s,staleness"
+        )
 
     def test_rank_zero_writes_all_tables(self, run_dir):
-        with RunRecords(run_dir, 0, extra_metrics_columns=["distance"]) as records:
-            records.metrics(**full(METRICS_COLUMNS, step=64, distance=0.5))
+        with RunRecords(run_dir, 0) as records:
+            records.metrics(**full(METRICS_COLUMNS, step=64, lr=0.5))
             records.leader(**full(LEADERS_COLUMNS, scope="global", group=None, switched=True))
             records.step(**full(RANK_COLUMNS, step=3))
+            records.round(**full(ROUND_COLUMNS, round=2, staleness=None))
             logging.getLogger("lsgd_mpi").info("hello")
         assert everything_below(run_dir) == [
             "leaders.csv",
@@ -309,13 +314,15 @@ class TestRunRecords:
             "ranks",
             "ranks/rank-0000.csv",
             "ranks/rank-0000.log",
+            "ranks/rounds-0000.csv",
         ]
         with (run_dir / "metrics.csv").open() as file:
             (row,) = csv.DictReader(file)
-        assert list(row) == [*METRICS_COLUMNS, "distance"]
-        assert (row["step"], row["distance"]) == ("64", "0.5")
+        assert list(row) == list(METRICS_COLUMNS)
+        assert (row["step"], row["lr"]) == ("64", "0.5")
         assert (run_dir / "leaders.csv").read_text().splitlines()[1] == "0,global,,0,0,0,0,0,0,1"
         assert (run_dir / "ranks/rank-0000.csv").read_text().splitlines()[1] == "3,0,0,0,0,0,0,0"
+        assert (run_dir / "ranks/rounds-0000.csv").read_text().splitlines()[1] == "2,0,0,0,0,0,0,"
         assert "hello" in (run_dir / "ranks/rank-0000.log").read_text()
 
     def test_other_ranks_write_their_own_files_only(self, run_dir):
@@ -325,7 +332,8 @@ class TestRunRecords:
                 records.metrics(**full(METRICS_COLUMNS))
             with pytest.raises(AssertionError, match="world rank 12"):
                 records.leader(**full(LEADERS_COLUMNS))
-        assert everything_below(run_dir) == ["ranks", "ranks/rank-0012.csv", "ranks/rank-0012.log"]
+        own = ["ranks/rank-0012.csv", "ranks/rank-0012.log", "ranks/rounds-0012.csv"]
+        assert everything_below(run_dir) == ["ranks", *own]
 
     def test_a_second_writer_of_the_same_rank_is_refused_and_closed(self, run_dir):
         handlers = list(logging.getLogger("lsgd_mpi").handlers)
@@ -338,10 +346,6 @@ class TestRunRecords:
     def test_a_directory_that_this_rank_does_not_see_is_a_sentence(self, tmp_path):
         with pytest.raises(RunDirectoryError, match=r"world rank 3 .*share"):
             RunRecords(tmp_path / "elsewhere", 3)
-
-    def test_an_extra_column_of_a_common_name_is_refused(self, run_dir):
-        with pytest.raises(ValueError, match="each of them once"):
-            RunRecords(run_dir, 0, extra_metrics_columns=["lr"])
 
     def test_close_twice_is_close(self, run_dir):
         records = RunRecords(run_dir, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import fields
 from typing import Any
 
@@ -20,15 +19,21 @@ from lsgd_mpi.algorithms.pr_sgd import PRSGD
 from lsgd_mpi.algorithms.pr_sgd_varying import PRSGDVarying
 from lsgd_mpi.algorithms.sgd import SGD
 from lsgd_mpi.errors import UsageError
+from lsgd_mpi.names import did_you_mean
 
 _METHODS: tuple[type[Algorithm], ...] = (
     *(LSGD, Allreduce, PRSGD, PRSGDVarying, EASGD, GaussSeidelEASGD, EAMSGD, Downpour),
     *(SGD, MSGD, ASGD, MVASGD),
 )
-ALGORITHMS: dict[str, type[Algorithm]] = {cls.name: cls for cls in _METHODS}
+#: Every class by the method's name; more than one where clocks need different machinery.
+VARIANTS: dict[str, list[type[Algorithm]]] = {}
+for _cls in _METHODS:
+    VARIANTS.setdefault(_cls.name, []).append(_cls)
+ALGORITHMS: tuple[str, ...] = tuple(VARIANTS)
 
 __all__ = [
     "ALGORITHMS",
+    "VARIANTS",
     "Algorithm",
     "Communicator",
     "Options",
@@ -39,18 +44,21 @@ __all__ = [
 ]
 
 
-def find_algorithm(name: str) -> type[Algorithm]:
-    """The algorithm of that name. Raises `UsageError` with the known names."""
+def find_algorithm(name: str, clock: str | None = None) -> type[Algorithm]:
+    """The algorithm of that name on that clock, or on its first. Raises `UsageError` with what there is."""
     if name not in ALGORITHMS:
-        near = difflib.get_close_matches(name, ALGORITHMS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"--algorithm {name!r}: choose from {', '.join(ALGORITHMS)}{hint}")
-    return ALGORITHMS[name]
+        hint = did_you_mean(name, ALGORITHMS)
+        raise UsageError(f"--algorithm {name!r}: choose from {', '.join(ALGORITHMS)}{hint and f'; {hint}'}")
+    for cls in VARIANTS[name]:
+        if clock is None or clock in cls.clocks:
+            return cls
+    takes = ", ".join(each for cls in VARIANTS[name] for each in cls.clocks)
+    raise UsageError(f"--clock {clock}: {name} {VARIANTS[name][0].other_clocks}; its clock is {takes}")
 
 
-def make_options(name: str, given: dict[str, Any]) -> Options:
+def make_options(name: str, given: dict[str, Any], clock: str | None = None) -> Options:
     """The checked options of algorithm ``name``. Raises `UsageError` for unknown names or bad values."""
-    cls = find_algorithm(name).options_class
+    cls = find_algorithm(name, clock).options_class
     known = [each.name for each in fields(cls)]
     for option_name in given:
         if option_name not in known:

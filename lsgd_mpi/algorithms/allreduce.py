@@ -25,6 +25,7 @@ class Allreduce(Algorithm):
     """
 
     name = "allreduce"
+    other_clocks = "averages the gradients of one and the same iteration of all workers"
 
     evaluated = "parameters"
 
@@ -50,7 +51,6 @@ class Allreduce(Algorithm):
 
     def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
         """Nothing is left to do."""
-        self.step += 1
         return iter(())
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from lsgd_mpi.clock import Clock, OwnClock, SharedClock, SharedCount
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.flat import FlatTensors
 from lsgd_mpi.groups import Topology
@@ -35,6 +36,7 @@ class Communicator(Protocol):
     def end_gradient_averaging(self, wrapped: Any) -> None: ...  # noqa: D102
     def averaging_gradients(self, nbytes: int) -> AbstractContextManager[None]: ...  # noqa: D102
     def round(self) -> AbstractContextManager[None]: ...  # noqa: D102
+    def shared_count(self) -> SharedCount: ...  # noqa: D102
 
 
 def option(default: Any, symbol: str, help_text: str, choices: Sequence[str] = ()) -> Any:
@@ -83,6 +85,12 @@ def check_pull(name: str, value: float) -> None:
         raise UsageError(f"{flag(name)} {value}: a pull lies between 0 (none) and 1 (onto the leader)")
 
 
+def check_share(name: str, value: float) -> None:
+    """Raise `UsageError` unless the weight of the newest value in an average lies in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise UsageError(f"{flag(name)} {value}: the newest parameters' share of an average lies in [0, 1]")
+
+
 def check_rate(name: str, value: float) -> None:
     """Raise `UsageError` unless a moving rate is a finite number of at least 0."""
     if not (value >= 0.0 and math.isfinite(value)):
@@ -104,6 +112,7 @@ class Worker:
     """
 
     communicator: Communicator
+    clock: Clock
     parameters: FlatTensors
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
@@ -113,12 +122,16 @@ class Worker:
 class Algorithm(ABC):
     """A method, for one worker.
 
-    ``optimizer.step(loss)`` of the public face calls `before_update`, `update` and `after_update`, in this
-    order, on every worker and with the same iteration count. What they pass to the communicator's
-    collectives, and when, is the method.
+    ``optimizer.step(loss)`` of the public face lets the clock tick and calls `before_update`, `update` and
+    `after_update`, in this order, on every worker. The method writes its rounds into the clock's agenda
+    ``rounds``, and finds in ``clock.due`` which one is to be held now.
     """
 
     name: ClassVar[str]
+    #: The clocks that the method's papers have, its default first.
+    clocks: ClassVar[tuple[str, ...]] = ("step",)
+    #: Why not the others, after the method's name.
+    other_clocks: ClassVar[str] = "is synchronous"
     options_class: ClassVar[type[Options]] = Options
     #: What `lsgd-mpi train` takes for its own options unless they are given, such as no momentum.
     training_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -130,10 +143,20 @@ class Algorithm(ABC):
     def __init__(self, options: Any, worker: Worker) -> None:
         self.options = options
         self.communicator = worker.communicator
+        self.clock = worker.clock
         self.parameters = worker.parameters
         self.optimizer = worker.optimizer
-        self.step = 0
+        #: The center's updates by others between this worker's last two visits, if it visits one.
+        self.staleness: int | None = None
         self._started = time.perf_counter()
+
+    @classmethod
+    def make_clock(cls, name: str, options: Any, communicator: Communicator) -> Clock:  # noqa: ARG003
+        """The clock called ``name``, one of `clocks`. Collective."""
+        workers = communicator.topology.world_size
+        if name == "step":
+            return Clock(workers)
+        return {"shared": SharedClock, "own": OwnClock}[name](workers, communicator.shared_count())
 
     @classmethod  # noqa: B027
     def check_optimizer(cls, optimizer: torch.optim.Optimizer) -> None:
@@ -172,8 +195,7 @@ class Algorithm(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """What the method itself remembers between iterations."""
-        return {"step": self.step}
+        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
-        self.step = state["step"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Continue from `state_dict`, after the clock has."""

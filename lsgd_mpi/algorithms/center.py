@@ -43,10 +43,14 @@ class CenterAlgorithm(Algorithm):
     equal. *Keeps* two buffers of the parameters' size: the center, and one for the average on its way.
     """
 
+    clocks = ("step", "shared")
     training_defaults: ClassVar[dict[str, Any]] = {"momentum": 0.0}
+    #: The iteration of the first round.
+    first_round: ClassVar[int | None] = None
 
     def __init__(self, options: CenterOptions, worker: Worker) -> None:
         super().__init__(options, worker)
+        self.clock.rounds.every("round", options.local_period, first=self.first_round)
         self.center = self.parameters.flat.clone()
         if not worker.equal_start:
             self.communicator.average(self.center, "global")
@@ -63,7 +67,9 @@ class CenterAlgorithm(Algorithm):
         """Move the center and the workers, with one `_mean_of`."""
 
     def _hold_round(self) -> None:
-        """A round: collective over the world."""
+        """The round, if one is due: collective over the world."""
+        if "round" not in self.clock.due:
+            return
         self.parameters.check()
         with self.communicator.round():
             self._exchange()
@@ -82,7 +88,7 @@ class CenterAlgorithm(Algorithm):
         into.copy_(self.center if self._over_time is None else self._over_time.value)
 
     def state_dict(self) -> dict[str, Any]:
-        """Iterations, the center, and its average over time."""
+        """The center, and its average over time."""
         over_time = None if self._over_time is None else self._over_time.state_dict()
         return {**super().state_dict(), "center": self.center.clone(), "over_time": over_time}
 
@@ -90,5 +96,8 @@ class CenterAlgorithm(Algorithm):
         """Continue from `state_dict`."""
         super().load_state_dict(state)
         self.center.copy_(state["center"])
-        if self._over_time is not None and state["over_time"] is not None:
-            self._over_time.load_state_dict(state["over_time"])
+        if self._over_time is not None:
+            # A run that kept none has its average from here on.
+            self._over_time = RunningAverage(self.center)
+            if state["over_time"] is not None:
+                self._over_time.load_state_dict(state["over_time"])

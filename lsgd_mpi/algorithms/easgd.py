@@ -86,15 +86,15 @@ class EASGD(CenterAlgorithm):
 
     name = "easgd"
     options_class = EASGDOptions
+    # At the point that was there before any iteration.
+    first_round = 1
 
     def before_update(self, loss: torch.Tensor | float) -> None:  # noqa: ARG002
         """Hold the round that is due: the gradient was taken at the point that it starts from."""
-        if self.step % self.options.local_period == 0:
-            self._hold_round()
+        self._hold_round()
 
     def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
         """Nothing is left to do."""
-        self.step += 1
         return iter(())
 
     def _exchange(self) -> None:

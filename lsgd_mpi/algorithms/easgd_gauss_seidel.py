@@ -58,9 +58,7 @@ class GaussSeidelEASGD(CenterAlgorithm):
 
     def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
         """Hold the round that is due."""
-        self.step += 1
-        if self.step % self.options.local_period == 0:
-            self._hold_round()
+        self._hold_round()
         return iter(())
 
     def _exchange(self) -> None:

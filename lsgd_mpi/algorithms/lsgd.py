@@ -1,4 +1,4 @@
-"""Leader SGD, synchronous, single-leader and multi-leader."""
+"""Leader SGD, single-leader and multi-leader, in step or on the shared clock."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from lsgd_mpi.algorithms.buffers import MODES, BufferExchange
 from lsgd_mpi.errors import NumericalError, UsageError
 from lsgd_mpi.groups import Topology
 from lsgd_mpi.leaders import LARGEST_WINDOW, Leader, LossWindow, Round, Scope
+
+_LOCAL, _GLOBAL = "local round", "global round"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class LSGDOptions(Options):
     def resolved(self, topology: Topology) -> LSGDOptions:
         """With a global period and pull if there are several groups, and none otherwise."""
         if len(topology.groups) == 1:
-            return replace(self, global_period=None, global_pull=0.0)
+            return replace(self, global_period=None, global_pull=None)
         return replace(
             self,
             global_period=self.global_period or 4 * self.local_period,
@@ -102,6 +104,8 @@ class LSGD(Algorithm):
     """
 
     name = "lsgd"
+    clocks = ("step", "shared")
+    other_clocks = "elects a leader among workers that meet, none can go to a round alone"
     options_class = LSGDOptions
 
     elects_leaders = True
@@ -109,6 +113,9 @@ class LSGD(Algorithm):
 
     def __init__(self, options: LSGDOptions, worker: Worker) -> None:
         super().__init__(options, worker)
+        self.clock.rounds.every(_LOCAL, options.local_period)
+        if options.global_period is not None:
+            self.clock.rounds.every(_GLOBAL, options.global_period)
         self._pulls: dict[Scope, float] = {"local": options.local_pull, "global": options.global_pull or 0.0}
         self._window = LossWindow(options.loss_window)
         self._buffers = BufferExchange(options.bn, worker.model, worker.communicator)
@@ -132,26 +139,23 @@ class LSGD(Algorithm):
 
     def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
         """Hold the rounds that are due."""
-        self.step += 1
-        local_due = self.step % self.options.local_period == 0
-        global_due = bool(self.options.global_period) and self.step % self.options.global_period == 0
-        if not (local_due or global_due):
+        if not self.clock.due & {_LOCAL, _GLOBAL}:
             return
         self.parameters.check()
         local_leader = self.communicator.elect(self._window.mean())
         if not local_leader.is_valid:
             error = NumericalError(
                 f"no worker of group {self.communicator.group} has a finite training loss at step "
-                f"{self.step}: training diverged; lower --lr"
+                f"{self.clock.step}: training diverged; lower --lr"
             )
             error.reporter = local_leader.world_rank
             raise error
-        if local_due:
+        if _LOCAL in self.clock.due:
             with self.communicator.round():
                 self._follow(local_leader, "local")
                 self._buffers.exchange(local_leader)
             yield self._round(local_leader, "local")
-        if global_due:
+        if _GLOBAL in self.clock.due:
             with self.communicator.round():
                 global_leader = self.communicator.elect_among_leaders(local_leader)
                 self._follow(global_leader, "global")
@@ -163,7 +167,7 @@ class LSGD(Algorithm):
         self.communicator.average(into, "global")
 
     def state_dict(self) -> dict[str, Any]:
-        """Iterations, rounds, the loss window, who led last, and stored leaders (``every-step``)."""
+        """Rounds, the loss window, who led last, and stored leaders (``every-step``)."""
         stored = self._received if self.options.pull == "every-step" else {}
         return {
             **super().state_dict(),
@@ -212,8 +216,8 @@ class LSGD(Algorithm):
             number=self._rounds[scope],
             scope=scope,
             group=self.communicator.group if scope == "local" else None,
-            step=self.step,
-            total_steps=self.step * self.communicator.topology.world_size,
+            step=self.clock.step,
+            total_steps=self.clock.total_steps,
             elapsed_s=self.elapsed_s,
             leader=leader,
             previous_world_rank=previous,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lsgd_mpi.algorithms.base import check_pull, option
+from lsgd_mpi.algorithms.base import check_share, option
 from lsgd_mpi.algorithms.sequential import AveragedSequential, SequentialOptions
 
 
@@ -17,7 +17,7 @@ class MVASGDOptions(SequentialOptions):
     def check(self) -> None:
         """Raise `UsageError` unless the rate lies in [0, 1]."""
         super().check()
-        check_pull("averaging_rate", self.averaging_rate)
+        check_share("averaging_rate", self.averaging_rate)
 
 
 class MVASGD(AveragedSequential):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
-from lsgd_mpi.algorithms.base import Algorithm, Options, check_period, option
+from lsgd_mpi.algorithms.base import Algorithm, Options, Worker, check_period, option
 from lsgd_mpi.leaders import Round
 
 
@@ -27,6 +28,13 @@ class AveragingAlgorithm(Algorithm):
     """A method that now and then replaces all workers' parameters by their mean."""
 
     evaluated = "average"
+    training_defaults: ClassVar[dict[str, Any]] = {"momentum": 0.0}
+
+    def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
+        """Hold the round that is due."""
+        if "round" in self.clock.due:
+            self._average()
+        return iter(())
 
     def _average(self) -> None:
         """The averaging, in place: collective over the world."""
@@ -51,11 +59,9 @@ class PRSGD(AveragingAlgorithm):
     """
 
     name = "pr-sgd"
+    clocks = ("step", "shared")
     options_class = PRSGDOptions
 
-    def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
-        """Hold the round that is due."""
-        self.step += 1
-        if self.step % self.options.local_period == 0:
-            self._average()
-        return iter(())
+    def __init__(self, options: PRSGDOptions, worker: Worker) -> None:
+        super().__init__(options, worker)
+        self.clock.rounds.every("round", options.local_period)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from lsgd_mpi.algorithms.base import Worker
 from lsgd_mpi.algorithms.pr_sgd import AveragingAlgorithm
-from lsgd_mpi.leaders import Round
 
 
 class PRSGDVarying(AveragingAlgorithm):
@@ -24,12 +22,14 @@ class PRSGDVarying(AveragingAlgorithm):
     """
 
     name = "pr-sgd-varying"
+    other_clocks = "is synchronous: its periods are iterations that all workers make (Algorithm 2)"
     sets_learning_rate = True
 
     def __init__(self, options: Any, worker: Worker) -> None:
         super().__init__(options, worker)
         self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self._epoch, self._steps_in_epoch = 1, 0
+        self._epoch = self._epoch_end = 0
+        self._begin_epoch()
 
     def before_update(self, loss: torch.Tensor | float) -> None:  # noqa: ARG002
         """Set the epoch's learning rate."""
@@ -37,28 +37,29 @@ class PRSGDVarying(AveragingAlgorithm):
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * factor
 
-    def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
-        """Average at an epoch's end."""
-        self.step += 1
-        self._steps_in_epoch += 1
-        if self._steps_in_epoch == epoch_length(self._epoch, self.communicator.topology.world_size):
-            self._average()
-            self._epoch, self._steps_in_epoch = self._epoch + 1, 0
-        return iter(())
+    def _average(self) -> None:
+        super()._average()
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self._epoch += 1
+        self._epoch_end += epoch_length(self._epoch, self.communicator.topology.world_size)
+        self.clock.rounds.at("round", self._epoch_end)
 
     def state_dict(self) -> dict[str, Any]:
-        """Iterations, the epoch, and γ."""
+        """The epoch, its end, and γ."""
         return {
             **super().state_dict(),
             "epoch": self._epoch,
-            "steps_in_epoch": self._steps_in_epoch,
+            "epoch_end": self._epoch_end,
             "base_rates": list(self._base_rates),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
         super().load_state_dict(state)
-        self._epoch, self._steps_in_epoch = state["epoch"], state["steps_in_epoch"]
+        self._epoch, self._epoch_end = state["epoch"], state["epoch_end"]
+        self.clock.rounds.at("round", self._epoch_end)
         self._base_rates = list(state["base_rates"])
 
 

@@ -32,6 +32,7 @@ class SequentialOptions(Options):
 class Sequential(Algorithm):
     """The worker's own optimizer and nothing else; the parameters are evaluated."""
 
+    other_clocks = "is one worker's, who has nobody to wait for"
     options_class = SequentialOptions
     training_defaults: ClassVar[dict[str, Any]] = {"momentum": 0.0}
 
@@ -48,7 +49,6 @@ class Sequential(Algorithm):
 
     def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
         """Nothing is left to do."""
-        self.step += 1
         return iter(())
 
     def write_evaluated(self, into: torch.Tensor) -> None:
@@ -85,7 +85,7 @@ class AveragedSequential(Sequential):
         into.copy_(self._over_time.value)
 
     def state_dict(self) -> dict[str, Any]:
-        """Iterations and the average."""
+        """The average."""
         return {**super().state_dict(), "over_time": self._over_time.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsgd_mpi.cli.words import print_for_reader, whole_number
 from lsgd_mpi.report.leaders import ScopeStatistics, leader_statistics, read_groups, read_leaders
 
 if TYPE_CHECKING:
@@ -27,7 +26,11 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="the run directory")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
-        "--last", metavar="N", type=_count, default=10, help="list the last N leaders (default: %(default)s)"
+        "--last",
+        metavar="N",
+        type=whole_number,
+        default=10,
+        help="list the last N leaders (default: %(default)s)",
     )
     parser.set_defaults(run=run)
 
@@ -43,11 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
     scopes = leader_statistics(rows, read_groups(arguments.run_dir), arguments.last)
     if arguments.json:
         document = {"run": str(arguments.run_dir), "scopes": [scope.as_dict() for scope in scopes]}
-        _print(json.dumps(document, indent=2))
+        print_for_reader(json.dumps(document, indent=2))
     elif not scopes:
-        _print("No rounds yet: nobody has led.")
+        print_for_reader("No rounds yet: nobody has led.")
     else:
-        _print("\n\n".join(_table(scope) for scope in scopes))
+        print_for_reader("\n\n".join(_table(scope) for scope in scopes))
     return 0
 
 
@@ -80,18 +83,3 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     return [
         "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table
     ]
-
-
-def _print(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # The reader, `head` perhaps, has seen enough. Python flushes once more at its end, and
-        # would complain there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"a whole number, 0 or more, not {text!r}")
-    return int(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import platform
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -101,7 +102,9 @@ def _fail_everywhere(error: BaseException) -> int:
     try:
         from lsgd_mpi import runtime
     except SetupError as unloadable:
-        # Every process meets this by itself, and none can tell the others.
+        # Every process may meet this by itself, and none can tell the others: one a node speaks.
+        if promised is not None and promised.rank != 0 and promised.local_rank == 0:
+            print(f"lsgd-mpi: {platform.node()}: {unloadable}", file=sys.stderr)
         return _fail(unloadable)
     exit_code = runtime.end_job(error)
     runtime.shutdown()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from typing import TYPE_CHECKING
 
+from lsgd_mpi.cli.words import print_for_reader
 from lsgd_mpi.presets import describe_preset, preset_names, preset_text
 
 if TYPE_CHECKING:
@@ -33,11 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         UsageError: there is no preset of that name.
 
     """
-    try:
-        print(_listed() if arguments.name is None else preset_text(arguments.name), end="", flush=True)
-    except BrokenPipeError:
-        # The reader, `head` perhaps, has seen enough; Python's own flush at the end would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print_for_reader(_listed() if arguments.name is None else preset_text(arguments.name), end="")
     return 0
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsgd_mpi.cli.words import whole_number
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.launcher import promise
 from lsgd_mpi.studies import SCALES, STUDIES, Settings, find_study
@@ -31,7 +32,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("name", metavar="NAME", help="the study, one of those below")
     parser.add_argument("--scale", choices=SCALES, help="seconds, or the paper's sizes (default: small)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="new folder (default: runs/study-NAME)")
-    parser.add_argument("--seed", type=_whole, metavar="N", help="of the random problems (default: 0)")
+    parser.add_argument("--seed", type=whole_number, metavar="N", help="of the random problems (default: 0)")
     parser.add_argument("--trials", type=_counts, metavar="N", help="random problems (matrix-completion)")
     parser.add_argument(
         "--ranks", type=_counts, metavar="R,R,...", help="ranks of the matrices (matrix-completion)"
@@ -70,14 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"a whole number, 0 or more, not {text!r}")
-    return int(text)
-
-
 def _counts(text: str) -> tuple[int, ...]:
-    counts = tuple(_whole(part) for part in text.split(","))
+    counts = tuple(whole_number(part) for part in text.split(","))
     if min(counts) < 1:
         raise argparse.ArgumentTypeError(f"whole numbers of at least 1, not {text!r}")
     return counts

@@ -82,7 +82,7 @@ def _train(options: TrainOptions) -> int:
     logger.addHandler(ConsoleHandler(logging.INFO if lsgd_mpi.rank() == 0 else logging.ERROR))
     run_dir = train(options)
     if lsgd_mpi.rank() == 0:
-        led = find_algorithm(options.algorithm).elects_leaders
+        led = find_algorithm(options.algorithm, options.clock).elects_leaders
         print(f"done: who led, with 'lsgd-mpi leaders {run_dir}'" if led else f"done: {run_dir}", flush=True)
     lsgd_mpi.shutdown()
     return 0

@@ -61,9 +61,12 @@ def _attempt(action: Callable[[], _Result]) -> tuple[list[_Result], LsgdError | 
 
 
 def _first_difference(values: Sequence[object]) -> str:
-    rank = next(rank for rank, value in enumerate(values) if value != values[0])
+    rank = next(rank for rank, value in enumerate(values) if repr(value) != repr(values[0]))
     first, other = values[0], values[rank]
     if isinstance(first, dict) and isinstance(other, dict):
-        name = next(name for name in first if first[name] != other.get(name))
-        return f"{name} is {first[name]!r} on world rank 0, {other.get(name)!r} on world rank {rank}"
-    return f"{values[0]!r} on world rank 0, {values[rank]!r} on world rank {rank}"
+        for name in {**first, **other}:
+            here, there = (repr(each[name]) if name in each else "missing" for each in (first, other))
+            if here != there:
+                return f"{name} is {here} on world rank 0, {there} on world rank {rank}"
+        first, other = list(first), list(other)
+    return f"{first!r} on world rank 0, {other!r} on world rank {rank}"

@@ -18,6 +18,7 @@ import torch
 
 from lsgd_mpi.comm.libraries import MPI, HorovodInternalError, hvd
 from lsgd_mpi.comm.watchdog import Watchdog
+from lsgd_mpi.comm.window import COUNT_BYTES, Window
 from lsgd_mpi.errors import CommunicationError
 from lsgd_mpi.groups import Topology
 from lsgd_mpi.leaders import Leader, Round, Scope, offered_loss
@@ -46,14 +47,18 @@ class Traffic:
 
     ``sent_bytes`` counts the payload of each collective that the rank took part in; ``rounds`` the rounds of
     the method that it took part in; ``comm_s`` the seconds in transfers of tensors; ``wait_s`` the seconds in
-    elections and barriers, whose few bytes take no time of their own, so that nearly all of it is waiting for
-    slower ranks.
+    elections, barriers and at the center's door, whose few bytes take no time of their own, so that nearly
+    all of it is waiting for other ranks.
     """
 
     sent_bytes: int = 0
     rounds: int = 0
     comm_s: float = 0.0
     wait_s: float = 0.0
+
+    def since(self, before: Traffic) -> float:
+        """Seconds of communication since there was a copy made."""
+        return self.comm_s + self.wait_s - before.comm_s - before.wait_s
 
 
 class Communicator:
@@ -79,6 +84,7 @@ class Communicator:
         self._leaders = world.Split(0 if self._speaks else MPI.UNDEFINED, key=self.world_rank)
         self._reports = world.Dup()
         self._pending_reports: list[Any] = []
+        self._windows: list[Window] = []
         self._process_sets: dict[Scope, Any] = {
             "global": hvd.global_process_set,
             "local": process_sets[self.group] or hvd.global_process_set,
@@ -115,10 +121,9 @@ class Communicator:
             return
         what = f"the broadcast of world rank {root_world_rank}'s parameters"
         with self._timed("comm_s", _nbytes(flat), what):
-            # With the root in its name, each of them is known to Horovod after its first broadcast.
-            name = self._name(f"broadcast.from{root_world_rank}", scope)
-            # As bytes: Horovod does not know every dtype, such as bfloat16.
-            hvd.broadcast_(flat.view(torch.uint8), root_world_rank, name, self._process_sets[scope])
+            # With root and length in its name, each of them is known to Horovod after its first broadcast.
+            name = self._name(f"broadcast.from{root_world_rank}", scope, flat)
+            hvd.broadcast_(_as_integers(flat), root_world_rank, name, self._process_sets[scope])
 
     def average(self, flat: torch.Tensor, scope: Scope) -> None:
         """Overwrite ``flat``, shape ``(length,)``, with its mean over the scope, in place by Horovod.
@@ -127,9 +132,11 @@ class Communicator:
         """
         if self.scope_size(scope) == 1:
             return
+        self._meet(scope)
         with self._timed("comm_s", _nbytes(flat), "an average over the ranks"):
-            name, process_set = self._name("average", scope), self._process_sets[scope]
+            process_set = self._process_sets[scope]
             for chunk in torch.split(flat, _AVERAGED_AT_A_TIME):
+                name = self._name("average", scope, chunk)
                 known = chunk.float() if chunk.dtype == torch.bfloat16 else chunk
                 hvd.allreduce_(known, name=name, op=hvd.Average, process_set=process_set)
                 if known is not chunk:
@@ -168,11 +175,10 @@ class Communicator:
             return
         dense = [(name, each.detach(), each.detach().contiguous()) for name, each in named if each.numel()]
         handles = [
-            # As bytes: Horovod knows neither booleans nor bfloat16.
-            hvd.broadcast_async_(sent.reshape(-1).view(torch.uint8), 0, name=f"lsgd.start.{name}")
+            hvd.broadcast_async_(_as_integers(sent.reshape(-1)), 0, name=f"lsgd.start.{name}")
             for name, _, sent in dense
         ]
-        with self._watchdog.waiting("the broadcast of world rank 0's start"):
+        with self._guarded("the broadcast of world rank 0's start"):
             for handle in handles:
                 hvd.synchronize(handle)
         for _, tensor, sent in dense:
@@ -203,10 +209,19 @@ class Communicator:
         yield
         self.traffic.rounds += 1
 
+    def shared_count(self) -> Callable[[int], int]:
+        """A new count, at 0, of all ranks: a function that adds to it and returns it. Collective."""
+        window = self._window(COUNT_BYTES)
+
+        def add(amount: int) -> int:
+            with self._timed("comm_s", COUNT_BYTES, "the shared count of iterations"):
+                return window.add(0, amount) + amount
+
+        return add
+
     def barrier(self) -> None:
         """Wait until every rank of the world is here."""
-        with self._timed("wait_s", 0, "a barrier"):
-            _wait(self._world.Ibarrier())
+        self._meet("global")
 
     def wait_for_all_to_leave(self) -> None:
         """Wait, however long, until every rank of the world is here."""
@@ -214,7 +229,8 @@ class Communicator:
 
     def gather(self, value: _Result) -> list[_Result]:
         """Every rank's value, on every rank, by world rank; pickled, so for set-up only."""
-        return self._world.allgather(value)
+        with self._guarded("a gathering of small values"):
+            return self._world.allgather(value)
 
     def report_round(self, finished: Round) -> None:
         """Send a local round to world rank 0 without waiting, if this rank speaks for its group.
@@ -257,17 +273,31 @@ class Communicator:
         with self._watchdog.waiting("the end of Horovod on all ranks"):
             hvd.shutdown()
         self._watchdog.stop()
+        for window in self._windows:
+            window.close()
         for communicator in (self._reports, self._leaders, self._group, self._world):
             if communicator != MPI.COMM_NULL:
                 communicator.Free()
 
-    def _name(self, operation: str, scope: Scope) -> str:
+    def _meet(self, scope: Scope) -> None:
+        # Before an average, so that waiting for the others is not taken for its transfer.
+        with self._timed(
+            "wait_s", 0, f"a barrier of {'all' if scope == 'global' else f'group {self.group}'}"
+        ):
+            _wait((self._world if scope == "global" else self._group).Ibarrier())
+
+    def _window(self, nbytes: int) -> Window:
+        window = Window(self._world, nbytes)
+        self._windows.append(window)
+        return window
+
+    def _name(self, operation: str, scope: Scope, tensor: torch.Tensor) -> str:
         # Horovod's automatic names are counters, which one extra operation on one rank would shift.
-        return f"lsgd.{operation}.{scope if scope == 'global' else f'group{self.group}'}"
+        where = scope if scope == "global" else f"group{self.group}"
+        return f"lsgd.{operation}.{where}.{tensor.dtype}.{tensor.numel()}"
 
     @contextmanager
-    def _timed(self, kind: str, nbytes: int, what: str) -> Iterator[None]:
-        start = time.perf_counter()
+    def _guarded(self, what: str) -> Iterator[None]:
         try:
             with self._watchdog.waiting(what):
                 yield
@@ -275,8 +305,20 @@ class Communicator:
             raise CommunicationError(
                 f"world rank {self.world_rank} lost the others in {what}: {error}"
             ) from error
+
+    @contextmanager
+    def _timed(self, kind: str, nbytes: int, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        with self._guarded(what):
+            yield
         setattr(self.traffic, kind, getattr(self.traffic, kind) + time.perf_counter() - start)
         self.traffic.sent_bytes += nbytes
+
+
+def _as_integers(tensor: torch.Tensor) -> torch.Tensor:
+    # Horovod knows neither bfloat16 nor complex numbers; as bytes there would be too many for MPI's counts.
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
+    return tensor.view(kinds[tensor.element_size()])
 
 
 def _wait(request: MPI.Request) -> None:

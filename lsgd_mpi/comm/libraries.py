@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from lsgd_mpi.errors import SetupError
 
 _BROKEN = "MPI or Horovod cannot be loaded ({}): build them with bin/setup"
+
+# The Open MPI of the PyPI wheel prints an error of its UCX component for each window, and takes another one.
+if any(Path(sys.prefix, "lib").glob("libmpi.so*")):
+    os.environ.setdefault("OMPI_MCA_osc", "^ucx")
 
 # mpi4py first: it initialises MPI with the thread level that Horovod's background thread needs.
 try:

@@ -11,7 +11,7 @@ from lsgd_mpi.data.generated import Synthetic, load_digits, load_synthetic
 from lsgd_mpi.data.idx import FASHION_MNIST, MNIST
 from lsgd_mpi.data.images import Dataset
 from lsgd_mpi.errors import DataError, UsageError
-from lsgd_mpi.models.names import unknown_name
+from lsgd_mpi.names import unknown_name
 
 _PREPARE: dict[str, Callable[[Path | None, bool], None]] = {
     "fashion-mnist": FASHION_MNIST.prepare,

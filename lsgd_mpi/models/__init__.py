@@ -9,7 +9,7 @@ from torch import nn
 
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.models import cnn7, mlp, resnet20, vgg16
-from lsgd_mpi.models.names import unknown_name
+from lsgd_mpi.names import unknown_name
 
 __all__ = ["MODELS", "build", "input_size"]
 

@@ -5,10 +5,10 @@ Reading them needs no torch. `lsgd_mpi.config.read_config` reads their options.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from lsgd_mpi.errors import UsageError
+from lsgd_mpi.names import did_you_mean
 
 __all__ = ["describe_preset", "preset_names", "preset_path", "preset_text"]
 
@@ -27,10 +27,10 @@ def preset_path(name: str) -> Path:
     known = preset_names()
     # A lookup, not a path made of what was given: "../x" is as unknown as any other name.
     if name not in known:
-        begun = [each for each in known if name and each.startswith(name)]
-        near = list(dict.fromkeys([*begun, *difflib.get_close_matches(name, known, n=_NEAR)]))[:_NEAR]
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UsageError(f"unknown preset {name!r}: {hint}'lsgd-mpi presets' lists all {len(known)}")
+        hint = did_you_mean(name, known, _NEAR)
+        raise UsageError(
+            f"unknown preset {name!r}: {hint}{' ' if hint else ''}'lsgd-mpi presets' lists all {len(known)}"
+        )
     return _FOLDER / f"{name}.yaml"
 
 

@@ -5,7 +5,7 @@ Nothing here imports torch or MPI: whoever reads a run shares these columns with
 
 from __future__ import annotations
 
-from lsgd_mpi.records.columns import LEADERS_COLUMNS, METRICS_COLUMNS, RANK_COLUMNS
+from lsgd_mpi.records.columns import LEADERS_COLUMNS, METRICS_COLUMNS, RANK_COLUMNS, ROUND_COLUMNS
 from lsgd_mpi.records.directory import claim_run_directory, default_run_dir, write_config, write_environment
 from lsgd_mpi.records.environment import collect_environment
 from lsgd_mpi.records.log import RankLog
@@ -16,6 +16,7 @@ __all__ = [
     "LEADERS_COLUMNS",
     "METRICS_COLUMNS",
     "RANK_COLUMNS",
+    "ROUND_COLUMNS",
     "CsvTable",
     "RankLog",
     "RunRecords",

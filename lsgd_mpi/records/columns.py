@@ -56,6 +56,22 @@ RANK_COLUMNS: Final[tuple[str, ...]] = (
 """One row each ``--log-every`` steps of one rank."""
 
 
-def rank_file(world_rank: int, suffix: str) -> str:
+ROUNDS_KIND: Final = "rounds"
+
+ROUND_COLUMNS: Final[tuple[str, ...]] = (
+    "round",
+    "step",
+    "total_steps",
+    "elapsed_s",
+    "iterations",
+    "comm_s",
+    "wait_s",
+    "staleness",
+)
+"""One row each iteration of one rank in which it held rounds: ``round`` counts them, ``iterations`` is the
+number since the row before, ``staleness`` the center's updates by others since this rank's last visit."""
+
+
+def rank_file(world_rank: int, suffix: str, kind: str = "rank") -> str:
     """Return the path, inside a run directory, of one rank's file: ``ranks/rank-0003.csv``."""
-    return f"{RANKS_FOLDER}/rank-{world_rank:04d}.{suffix}"
+    return f"{RANKS_FOLDER}/{kind}-{world_rank:04d}.{suffix}"

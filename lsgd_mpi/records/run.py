@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -15,6 +14,8 @@ from lsgd_mpi.records.columns import (
     METRICS_FILE,
     RANK_COLUMNS,
     RANKS_FOLDER,
+    ROUND_COLUMNS,
+    ROUNDS_KIND,
     rank_file,
 )
 from lsgd_mpi.records.log import RankLog
@@ -30,15 +31,13 @@ class RunRecords:
     Args:
         path: the run directory, after world rank 0 has claimed it.
         world_rank: this rank in the world.
-        extra_metrics_columns: the algorithm's own columns, after the common ones.
 
     Raises:
         RunDirectoryError: a file exists already or cannot be made; or this rank does not see the directory.
-        ValueError: an extra column has the name of another one.
 
     """
 
-    def __init__(self, path: Path, world_rank: int, extra_metrics_columns: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, world_rank: int) -> None:
         self.path = path
         self.world_rank = world_rank
         if not (path / RANKS_FOLDER).is_dir():
@@ -49,11 +48,13 @@ class RunRecords:
         with contextlib.ExitStack() as opened:
             opened.enter_context(RankLog(path / rank_file(world_rank, "log")))
             self._steps = opened.enter_context(CsvTable(path / rank_file(world_rank, "csv"), RANK_COLUMNS))
+            self._rounds = opened.enter_context(
+                CsvTable(path / rank_file(world_rank, "csv", ROUNDS_KIND), ROUND_COLUMNS)
+            )
             self._metrics: CsvTable | None = None
             self._leaders: CsvTable | None = None
             if world_rank == 0:
-                columns = (*METRICS_COLUMNS, *extra_metrics_columns)
-                self._metrics = opened.enter_context(CsvTable(path / METRICS_FILE, columns))
+                self._metrics = opened.enter_context(CsvTable(path / METRICS_FILE, METRICS_COLUMNS))
                 self._leaders = opened.enter_context(CsvTable(path / LEADERS_FILE, LEADERS_COLUMNS))
             self._opened = opened.pop_all()
 
@@ -74,6 +75,10 @@ class RunRecords:
     def step(self, **row: Value) -> None:
         """Write one row of this rank's own table. Errors as in `metrics`."""
         self._steps.append(**row)
+
+    def round(self, **row: Value) -> None:
+        """Write one row of this rank's own rounds. Errors as in `metrics`."""
+        self._rounds.append(**row)
 
     def close(self) -> None:
         """Close every file; a second call does nothing."""

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lsgd_mpi.models.names import unknown_name
+from lsgd_mpi.names import unknown_name
 from lsgd_mpi.studies.output import Output
 
 #: Names and what comes out; each is a module of this package with `study` and `USES`.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lsgd_mpi.algorithms import Algorithm, Worker, find_algorithm, make_options
+from lsgd_mpi.clock import Clock
 from lsgd_mpi.flat import FlatTensors, trainable_parameters
 from lsgd_mpi.groups import GroupSpec, make_topology
 from lsgd_mpi.studies.threads import ThreadCommunicator, run_workers
@@ -67,7 +68,8 @@ def run(
         model = _Point(starts[communicator.world_rank])
         optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
         parameters = FlatTensors(trainable_parameters(model), model)
-        worker = Worker(communicator, parameters, model, optimizer, equal_start=center is not None)
+        clock = Clock(p)
+        worker = Worker(communicator, clock, parameters, model, optimizer, equal_start=center is not None)
         method = find_algorithm(algorithm)(resolved, worker)
         if center is not None:
             _place_center(method, parameters, center)
@@ -107,6 +109,7 @@ class _Path:
         """One iteration, in the order of `lsgd_mpi.DistributedOptimizer.step`."""
         loss, slope = gradient(world_rank, number, self._point.detach())
         self._point.grad = slope
+        self._method.clock.tick()
         self._method.before_update(loss)
         self._method.update()
         for _ in self._method.after_update(loss):

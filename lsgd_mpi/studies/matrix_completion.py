@@ -51,8 +51,7 @@ class Problem:
     """``F(X) = ¼‖UUᵀ − XXᵀ‖²`` for a random U of shape (d, r), and starting points, all from N(0, 1)."""
 
     def __init__(self, dimension: int, rank: int, seed: int) -> None:
-        if not 1 <= rank <= dimension // 2:
-            raise UsageError(f"--ranks {rank}: a rank lies between 1 and {dimension // 2}, half of d")
+        check_rank(rank, dimension)
         generator = torch.Generator().manual_seed(seed)
         shape = (dimension, rank)
         self.factor = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -79,11 +78,19 @@ def best_worker(name: str, problem: Problem, scale: Scale) -> torch.Tensor:
     return outcome.losses.min(dim=1).values
 
 
+def check_rank(rank: int, dimension: int) -> None:
+    """Raise `UsageError` for a rank that ``M`` cannot have here."""
+    if not 1 <= rank <= dimension // 2:
+        raise UsageError(f"--ranks {rank}: a rank lies between 1 and {dimension // 2}, half of d")
+
+
 def study(settings: Settings, output: Output) -> str:
     """Run all trials; write ``best_worker.csv`` and ``matrix-completion.png`` (Figure 1)."""
     scale = SCALES[settings.scale]
     ranks = settings.ranks or scale.ranks
     trials = scale.trials if settings.trials is None else settings.trials
+    for rank in ranks:
+        check_rank(rank, scale.dimension)
     names = tuple(methods(scale.learning_rate))
     curves: dict[tuple[str, int], list[torch.Tensor]] = {(name, rank): [] for rank in ranks for name in names}
     for rank in ranks:

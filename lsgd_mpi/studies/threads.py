@@ -161,6 +161,10 @@ class ThreadCommunicator:
 
         self._meet(scope, "maximum", counts, maximum)
 
+    def shared_count(self) -> Callable[[int], int]:
+        """Refused: what is studied here does not depend on the speed of threads."""
+        raise UsageError("threads are in step: study a method on --clock step")
+
     def gradient_averaging(self, optimizer: torch.optim.Optimizer, named: Any) -> torch.optim.Optimizer:  # noqa: ARG002
         """Refused: it is Horovod's optimizer."""
         raise UsageError("gradients are averaged by Horovod, which threads do not have: study another method")

@@ -60,7 +60,8 @@ class TestRunDirectory:
     def test_has_exactly_the_files_of_the_architecture(self, run_dir):
         found = sorted(str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if path.is_file())
         ranks = [f"ranks/rank-{rank:04d}.{suffix}" for rank in range(4) for suffix in ("csv", "log")]
-        assert found == ["config.yaml", "environment.json", "leaders.csv", "metrics.csv", *ranks]
+        rounds = [f"ranks/rounds-{rank:04d}.csv" for rank in range(4)]
+        assert found == ["config.yaml", "environment.json", "leaders.csv", "metrics.csv", *ranks, *rounds]
 
     def test_has_exactly_the_columns_of_the_architecture(self, run_dir):
         assert columns(run_dir / "metrics.csv") == (

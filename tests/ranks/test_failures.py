@@ -97,6 +97,12 @@ def test_a_slow_end_of_one_rank_is_not_a_stall():
     assert finished.left_behind == []
 
 
+def test_a_group_that_is_done_first_does_not_end_the_rounds_of_the_others():
+    finished = launching.run_ranks(4, [HERE / "job_first_group_done.py"], timeout_s=60)
+    assert finished.returncode == 0, finished.printed
+    assert finished.left_behind == []
+
+
 @pytest.mark.parametrize("command", ["train", "doctor"])
 def test_a_horovod_that_cannot_be_loaded(command, tmp_path):
     broken = tmp_path / "horovod"

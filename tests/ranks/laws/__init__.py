@@ -15,6 +15,7 @@ from laws import (
     pr_sgd,
     rounds,
     sequential,
+    shared_clock,
     starting,
     trajectory,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "pr_sgd",
     "rounds",
     "sequential",
+    "shared_clock",
     "starting",
     "trajectory",
 ]

@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from harness import LAYOUTS, Tiny, Worker, assert_same_bits, case, start_of, values, write
+from harness import (
+    LAYOUTS,
+    Tiny,
+    Worker,
+    assert_same_bits,
+    case,
+    case_without_groups,
+    start_of,
+    values,
+    write,
+)
 from torch import nn
 
 import lsgd_mpi
@@ -209,3 +219,60 @@ def the_mpi_libraries_of_a_process_are_found_in_its_memory_map(ranks):  # noqa: 
     assert find("") == []
     # And this process has exactly one.
     assert len(lsgd_mpi.comm.mpi_library_files()) == 1
+
+
+@case
+def models_that_differ_in_any_tensor_are_refused_together(ranks):
+    def build(change):
+        model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+        if ranks.rank == ranks.size - 1:
+            change(model)
+        return model
+
+    changes = {
+        "0.bias": lambda model: model[0].bias.requires_grad_(False),
+        "1.running_mean": lambda model: model[1].register_buffer("running_mean", torch.zeros(7)),
+        "1.another": lambda model: model[1].register_buffer("another", torch.zeros(1)),
+        "more": lambda model: model.register_parameter("more", nn.Parameter(torch.zeros(1))),
+    }
+    for name, change in changes.items():
+        model = build(change)
+        inner = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=0.1)
+        if ranks.size == 1:
+            lsgd_mpi.DistributedOptimizer(inner, model)
+            continue
+        told = agreed_refusal(lambda inner=inner, model=model: lsgd_mpi.DistributedOptimizer(inner, model))
+        assert name in told
+        assert told.startswith("the ranks have different ")
+
+
+@case_without_groups
+def parameters_in_another_order_are_refused(ranks):
+    first, second = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    model = nn.Module()
+    for name, each in sorted({"a": first, "b": second}.items(), reverse=ranks.rank > 0):
+        model.register_parameter(name, each)
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    if ranks.size > 1:
+        told = agreed_refusal(lambda: lsgd_mpi.DistributedOptimizer(inner, model))
+        assert told == (
+            "the ranks have different parameters: ['a', 'b'] on world rank 0, ['b', 'a'] on world rank 1"
+        )
+
+
+@case_without_groups
+def a_dropped_optimizer_leaves_nothing_in_the_model(ranks):
+    model = nn.Linear(4, 3)
+
+    def phase(algorithm, steps):
+        inner = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer = lsgd_mpi.DistributedOptimizer(inner, model, algorithm)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = model(torch.full((2, 4), float(ranks.rank))).square().mean()
+            loss.backward()
+            optimizer.step(loss)
+
+    # Horovod's hooks would average the gradients of whoever trains the model next.
+    phase("allreduce", 2)
+    phase("lsgd", 5)
