@@ -163,7 +163,11 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._rounds.extend(self._communicator.reported_rounds())
 
     def finish(self) -> None:
-        """Wait until world rank 0 has heard of all rounds, at the end of training. Collective."""
+        """End in order after the last iteration: what is under way arrives, world rank 0 hears of all rounds.
+
+        Collective.
+        """
+        self._algorithm.finish()
         self._rounds.extend(self._communicator.remaining_rounds())
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -125,6 +125,9 @@ class Trainer:
             over = budget.is_over(self._elapsed_s())
             if progress.reached(clock.position):
                 progress.show(since_evaluation.loss)
+            if over:
+                self.optimizer.finish()
+                self._write_leaders()
             if over or _EVALUATION in clock.due:
                 self._evaluate(since_evaluation)
                 since_evaluation = Meter()
@@ -134,8 +137,6 @@ class Trainer:
                 self._schedule.step()
         progress.close()
         budget.close()
-        self.optimizer.finish()
-        self._write_leaders()
 
     def _be_slow(self, data_s: float, start: float, before: comm.Traffic) -> None:
         """Sleep for as long as the iteration would have taken longer on a rank slowed down on purpose."""

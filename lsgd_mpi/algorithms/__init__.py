@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from lsgd_mpi.algorithms.adownpour import ADownpour
 from lsgd_mpi.algorithms.allreduce import Allreduce
 from lsgd_mpi.algorithms.asgd import ASGD
 from lsgd_mpi.algorithms.base import Algorithm, Communicator, Options, Worker, flag
 from lsgd_mpi.algorithms.downpour import Downpour
+from lsgd_mpi.algorithms.downpour_asynchronous import AsynchronousDownpour
 from lsgd_mpi.algorithms.eamsgd import EAMSGD
+from lsgd_mpi.algorithms.eamsgd_asynchronous import AsynchronousEAMSGD
 from lsgd_mpi.algorithms.easgd import EASGD
+from lsgd_mpi.algorithms.easgd_asynchronous import AsynchronousEASGD
 from lsgd_mpi.algorithms.easgd_gauss_seidel import GaussSeidelEASGD
 from lsgd_mpi.algorithms.lsgd import LSGD
+from lsgd_mpi.algorithms.mdownpour import MDownpour
 from lsgd_mpi.algorithms.msgd import MSGD
+from lsgd_mpi.algorithms.mvadownpour import MVADownpour
 from lsgd_mpi.algorithms.mvasgd import MVASGD
 from lsgd_mpi.algorithms.pr_sgd import PRSGD
 from lsgd_mpi.algorithms.pr_sgd_varying import PRSGDVarying
@@ -22,7 +28,9 @@ from lsgd_mpi.errors import UsageError
 from lsgd_mpi.names import did_you_mean
 
 _METHODS: tuple[type[Algorithm], ...] = (
-    *(LSGD, Allreduce, PRSGD, PRSGDVarying, EASGD, GaussSeidelEASGD, EAMSGD, Downpour),
+    *(LSGD, Allreduce, PRSGD, PRSGDVarying),
+    *(EASGD, AsynchronousEASGD, GaussSeidelEASGD, EAMSGD, AsynchronousEAMSGD),
+    *(Downpour, AsynchronousDownpour, ADownpour, MVADownpour, MDownpour),
     *(SGD, MSGD, ASGD, MVASGD),
 )
 #: Every class by the method's name; more than one where clocks need different machinery.

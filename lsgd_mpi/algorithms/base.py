@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -18,6 +18,17 @@ from lsgd_mpi.errors import UsageError
 from lsgd_mpi.flat import FlatTensors
 from lsgd_mpi.groups import Topology
 from lsgd_mpi.leaders import Leader, Round, Scope
+
+
+class Center(Protocol):
+    """A center that workers visit alone; `lsgd_mpi.comm.Center` says what each does."""
+
+    def exchange(self, move: Callable[..., None]) -> int: ...  # noqa: D102
+    def start_exchange(self, move: Callable[..., None]) -> Callable[[], int]: ...  # noqa: D102
+    def visits(self) -> int: ...  # noqa: D102
+    def read(self) -> list[torch.Tensor]: ...  # noqa: D102
+    def write(self, vectors: Sequence[torch.Tensor], visits: int = 0) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
 
 
 class Communicator(Protocol):
@@ -36,6 +47,8 @@ class Communicator(Protocol):
     def end_gradient_averaging(self, wrapped: Any) -> None: ...  # noqa: D102
     def averaging_gradients(self, nbytes: int) -> AbstractContextManager[None]: ...  # noqa: D102
     def round(self) -> AbstractContextManager[None]: ...  # noqa: D102
+    def center(self, *starts: torch.Tensor) -> Center: ...  # noqa: D102
+    def barrier(self) -> None: ...  # noqa: D102
     def shared_count(self) -> SharedCount: ...  # noqa: D102
 
 
@@ -189,6 +202,9 @@ class Algorithm(ABC):
 
         Collective over the world; changes nothing that training uses.
         """
+
+    def finish(self) -> None:  # noqa: B027
+        """End in order, after the last iteration. Collective."""
 
     def close(self) -> None:  # noqa: B027
         """Let go of the model: another optimizer takes it over. Not collective."""

@@ -30,11 +30,7 @@ class Downpour(CenterAlgorithm):
     @classmethod
     def check_optimizer(cls, optimizer: torch.optim.Optimizer) -> None:
         """Raise `UsageError` for momentum."""
-        if momentum_of(optimizer):
-            raise UsageError(
-                "downpour has no momentum in its workers (thesis, Algorithm 3): each would add its own "
-                "velocity to the center; use --optimizer sgd --momentum 0, or eamsgd"
-            )
+        refuse_momentum(cls.name, optimizer)
 
     def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
         """Hold the round that is due."""
@@ -45,3 +41,12 @@ class Downpour(CenterAlgorithm):
         workers = self.communicator.topology.world_size
         self.center.lerp_(self._mean_of(self.parameters.flat), workers)
         self.parameters.flat.copy_(self.center)
+
+
+def refuse_momentum(name: str, optimizer: torch.optim.Optimizer) -> None:
+    """Raise `UsageError` for momentum in the workers."""
+    if momentum_of(optimizer):
+        raise UsageError(
+            f"{name} has no momentum in its workers (thesis, Algorithm 3): each would add its own velocity "
+            "to the center; use --optimizer sgd --momentum 0, or eamsgd"
+        )

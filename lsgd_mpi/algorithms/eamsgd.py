@@ -8,6 +8,7 @@ import torch
 
 from lsgd_mpi.algorithms.easgd import EASGD
 from lsgd_mpi.errors import UsageError
+from lsgd_mpi.flat import FlatTensors
 
 
 class EAMSGD(EASGD):
@@ -29,32 +30,37 @@ class EAMSGD(EASGD):
     @classmethod
     def check_optimizer(cls, optimizer: torch.optim.Optimizer) -> None:
         """Raise `UsageError` unless it is torch's SGD without dampening."""
-        if not isinstance(optimizer, torch.optim.SGD):
-            raise UsageError(
-                f"eamsgd knows the velocity of torch.optim.SGD, not of {type(optimizer).__name__}; easgd "
-                "takes any optimizer"
-            )
-        if any(group["dampening"] for group in optimizer.param_groups):
-            raise UsageError("eamsgd's momentum has no dampening (thesis, Equation 2.5)")
+        check_momentum_sgd(cls.name, optimizer)
 
     def _exchange(self) -> None:
         y, x, alpha = self.parameters.flat, self._mean, self.options.worker_moving_rate
         x.copy_(y)
-        self._subtract_lookahead(x)
+        subtract_lookahead(x, self.parameters, self.optimizer)
         y.add_(x, alpha=-alpha).add_(self.center, alpha=alpha)
         self.center.lerp_(self._mean_of(x), self.options.moving_rate)
 
-    def _subtract_lookahead(self, flat: torch.Tensor) -> None:
-        """``flat ← flat − δ v``, where the gradient is taken at x + δ v."""
-        views = {
-            id(tensor): view
-            for (_, tensor), view in zip(self.parameters.named, self.parameters.views(flat), strict=True)
-        }
-        for group in self.optimizer.param_groups:
-            if not group["nesterov"]:
-                continue
-            for parameter in group["params"]:
-                # torch's buffer is −v/η; there is none before the first step.
-                buffer = self.optimizer.state[parameter].get("momentum_buffer")
-                if buffer is not None and id(parameter) in views:
-                    views[id(parameter)].add_(buffer, alpha=group["momentum"] * group["lr"])
+
+def check_momentum_sgd(name: str, optimizer: torch.optim.Optimizer) -> None:
+    """Raise `UsageError` unless the optimizer is torch's SGD without dampening."""
+    if not isinstance(optimizer, torch.optim.SGD):
+        raise UsageError(
+            f"{name} knows the velocity of torch.optim.SGD, not of {type(optimizer).__name__}; easgd takes "
+            "any optimizer"
+        )
+    if any(group["dampening"] for group in optimizer.param_groups):
+        raise UsageError(f"{name}'s momentum has no dampening (thesis, Equation 2.5)")
+
+
+def subtract_lookahead(flat: torch.Tensor, parameters: FlatTensors, optimizer: torch.optim.Optimizer) -> None:
+    """``flat ← flat − δ v``, from where torch's SGD takes Nesterov's gradient to where the worker is."""
+    views = {
+        id(tensor): view for (_, tensor), view in zip(parameters.named, parameters.views(flat), strict=True)
+    }
+    for group in optimizer.param_groups:
+        if not group["nesterov"]:
+            continue
+        for parameter in group["params"]:
+            # torch's buffer is −v/η; there is none before the first step.
+            buffer = optimizer.state[parameter].get("momentum_buffer")
+            if buffer is not None and id(parameter) in views:
+                views[id(parameter)].add_(buffer, alpha=group["momentum"] * group["lr"])

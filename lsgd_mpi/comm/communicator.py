@@ -5,7 +5,6 @@ Every rank creates every communicator and process set in the same order; `Commun
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from lsgd_mpi.comm.center import Center, Visit
 from lsgd_mpi.comm.libraries import MPI, HorovodInternalError, hvd
+from lsgd_mpi.comm.waiting import wait_until
 from lsgd_mpi.comm.watchdog import Watchdog
 from lsgd_mpi.comm.window import COUNT_BYTES, Window
 from lsgd_mpi.errors import CommunicationError
@@ -31,10 +32,6 @@ ELECTION_BYTES = 16
 #: Elements in one allreduce. MPI's own buffer grows with it: half the parameters' size with two ranks, if
 #: they were averaged at once (benchmarks/memory.py).
 _AVERAGED_AT_A_TIME = 1_000_000
-
-#: A wait looks that long without a pause, and then pauses at most that long.
-_BUSY_S = 0.0005
-_LONGEST_SLEEP_S = 0.001
 
 _PAIR = np.dtype([("loss", np.float64), ("world_rank", np.int32)], align=True)
 _ROUND_TAG = 1
@@ -219,6 +216,12 @@ class Communicator:
 
         return add
 
+    def center(self, *starts: torch.Tensor) -> Center:
+        """A center of such vectors that workers visit alone. Collective; they start as world rank 0's."""
+        center = Center(self._world, starts, self._account, self._guarded)
+        self._windows.append(center.window)
+        return center
+
     def barrier(self) -> None:
         """Wait until every rank of the world is here."""
         self._meet("global")
@@ -279,6 +282,11 @@ class Communicator:
             if communicator != MPI.COMM_NULL:
                 communicator.Free()
 
+    def _account(self, visit: Visit) -> None:
+        self.traffic.wait_s += visit.wait_s
+        self.traffic.comm_s += visit.comm_s
+        self.traffic.sent_bytes += visit.moved_bytes
+
     def _meet(self, scope: Scope) -> None:
         # Before an average, so that waiting for the others is not taken for its transfer.
         with self._timed(
@@ -322,14 +330,7 @@ def _as_integers(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _wait(request: MPI.Request) -> None:
-    # MPI's own waits keep a core busy, which a slower rank may need: first look often, then sleep.
-    begun = time.perf_counter()
-    while not request.Test():
-        waited = time.perf_counter() - begun
-        if waited < _BUSY_S:
-            os.sched_yield()
-        else:
-            time.sleep(min(_LONGEST_SLEEP_S, waited / 8))
+    wait_until(request.Test)
 
 
 def _pair(leader: Leader) -> np.ndarray[Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
@@ -160,6 +160,14 @@ class ThreadCommunicator:
                 each.copy_(largest)
 
         self._meet(scope, "maximum", counts, maximum)
+
+    def center(self, *starts: torch.Tensor) -> NoReturn:  # noqa: ARG002
+        """Refused, as `shared_count`."""
+        raise UsageError("threads are in step: study a method on --clock step")
+
+    def barrier(self) -> None:
+        """Wait until all workers are here."""
+        self._meet("global", "barrier", None, lambda _: None)
 
     def shared_count(self) -> Callable[[int], int]:
         """Refused: what is studied here does not depend on the speed of threads."""

@@ -16,8 +16,27 @@ SLOW = ("--slow-rank", "2=3", "--eval-every", 20, "--log-every", 10)
 TRAINED = {
     "lsgd": ("--clock", "shared", "--local-period", 5, "--steps", 60, *SLOW),
     "easgd": ("--algorithm", "easgd", "--clock", "shared", "--local-period", 8, "--steps", 60, *SLOW),
+    "easgd alone": (
+        *("--algorithm", "easgd", "--clock", "own", "--exchange", "overlapped", "--local-period", 8),
+        *("--steps", 60, *SLOW),
+    ),
+    "mvadownpour": (
+        "--algorithm",
+        "mvadownpour",
+        "--averaging-rate",
+        0.2,
+        "--local-period",
+        4,
+        "--lr",
+        0.02,
+        "--steps",
+        60,
+        *SLOW,
+    ),
+    "mdownpour": ("--algorithm", "mdownpour", "--lr", 0.005, "--steps", 60, *SLOW),
     "in time": ("--clock", "shared", "--minutes", 0.05),
 }
+ALONE = {"easgd alone": "center", "mvadownpour": "center-moving-average", "mdownpour": "center"}
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +62,20 @@ def test_a_training_ends_in_order_and_says_its_clock(on_three_ranks, name):
     results, runs = on_three_ranks
     assert [(each.code, each.err) for each in results[name]] == [(0, "")] * 3
     options = yaml.safe_load((runs / name / "config.yaml").read_text(encoding="utf-8"))
-    assert options["clock"] == "shared"
+    assert options["clock"] == ("own" if name in ALONE else "shared")
     assert options["slow_rank"] == ("" if name == "in time" else "2=3.0")
 
 
 def test_evaluations_and_the_end_come_at_agreed_sums(on_three_ranks):
     _, runs = on_three_ranks
-    for name in ("lsgd", "easgd"):
+    for name in ("lsgd", "easgd", *ALONE):
         metrics = rows(runs / name / "metrics.csv")
         assert column(metrics, "total_steps", int) == [60, 120, 180]
+        assert (
+            column(metrics, "evaluated", str) == [ALONE.get(name, column(metrics, "evaluated", str)[0])] * 3
+        )
+        # They all learn something.
+        assert column(metrics, "test_error_pct")[-1] < 60
 
 
 def test_each_rank_tells_its_iterations_and_waiting_of_every_round(on_three_ranks):
@@ -72,6 +96,26 @@ def test_each_rank_tells_its_iterations_and_waiting_of_every_round(on_three_rank
             assert set(column(table, "staleness", str)) == {""}
         # The slowed one makes fewer; how many depends on what else the machine does.
         assert steps[2][-1] < min(steps[0][-1], steps[1][-1])
+
+
+def test_each_rank_tells_how_stale_the_center_was_that_it_visited(on_three_ranks):
+    _, runs = on_three_ranks
+    for name in ALONE:
+        tables = [rows(runs / name / "ranks" / f"rounds-{rank:04d}.csv") for rank in range(3)]
+        visits = sum(len(table) for table in tables)
+        for table in tables:
+            staleness = column(table, "staleness", str)
+            # Known from the second visit on, overlapped from the third: what others did in between.
+            known = [int(each) for each in staleness if each]
+            assert len(staleness) - len(known) <= 2
+            assert all(each >= 0 for each in known)
+            assert sum(known) <= visits - len(table)
+        # The slow one sees the center moved by others more often than the fast ones do.
+        means = [
+            sum(known) / len(known)
+            for known in ([int(s) for s in column(t, "staleness", str) if s] for t in tables)
+        ]
+        assert means[2] > min(means[:2])
 
 
 def test_the_time_is_kept_on_the_shared_clock(on_three_ranks):

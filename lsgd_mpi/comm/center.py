@@ -1,0 +1,194 @@
+"""A center variable that workers visit alone, one at a time: a one-sided window under a lock that sleeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lsgd_mpi.comm.libraries import MPI
+from lsgd_mpi.comm.waiting import wait_until
+from lsgd_mpi.comm.window import Window
+
+#: Moves a part of the center and of the worker towards each other: ``move(visit, part, *vectors)``, where
+#: ``visit`` counts the visits of all workers from 1, ``part`` says where in the flat tensors the part lies,
+#: and ``vectors`` are that part of the center's, to be changed in place.
+Move = Callable[..., None]
+
+#: Bytes of a vector that are under way at once. A part is read, moved and written while it is in the cache.
+_PART_BYTES = 1 << 20
+
+#: Where in the window: the lock's next ticket and the one being served, and the number of visits so far.
+_TICKET, _SERVED, _VISITS, _VECTORS = 0, 8, 16, 64
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One visit: its number among those of all workers, and what it took. Of the bytes, half came here."""
+
+    number: int
+    wait_s: float
+    comm_s: float
+    moved_bytes: int
+
+
+class Center:
+    """Vectors of equal shape ``(length,)`` and dtype in the memory of world rank 0.
+
+    A worker's `exchange` is atomic: nobody else sees or changes a vector meanwhile, however many parts it is
+    moved in. Visitors queue in the order in which they came (a ticket lock) and sleep while they wait; rank 0
+    need not take part. Making one is collective; the vectors start as world rank 0's.
+    """
+
+    def __init__(
+        self,
+        world: MPI.Intracomm,
+        starts: Sequence[torch.Tensor],
+        account: Callable[[Visit], None],
+        guarded: Callable[[str], AbstractContextManager[None]],
+    ) -> None:
+        self._like = starts[0]
+        self._count = len(starts)
+        self._nbytes: int = self._like.numel() * self._like.element_size()
+        self._account = account
+        self._guarded = guarded
+        self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lsgd-center")
+        # Two of each vector: one part is computed with while the next one is on its way.
+        elements = min(self._like.numel(), max(1, _PART_BYTES // self._like.element_size()))
+        self._buffers = [[torch.empty(elements, dtype=self._like.dtype) for _ in starts] for _ in range(2)]
+        self._elements = elements
+        self.window = Window(world, _VECTORS + self._count * self._nbytes)
+        if world.Get_rank() == 0:
+            self.write(starts)
+        world.Barrier()
+
+    def exchange(self, move: Move) -> int:
+        """Visit the center, and return the visit's number. Not collective."""
+        with self._guarded("an exchange with the center"):
+            visit = self._visit(move)
+        self._account(visit)
+        return visit.number
+
+    def start_exchange(self, move: Move) -> Callable[[], int]:
+        """Visit the center in the background; call the result to wait for the visit's number."""
+        begun: Future[Visit] = self._background.submit(self._visit, move)
+
+        def finish() -> int:
+            start = time.perf_counter()
+            with self._guarded("an exchange with the center that was begun a period ago"):
+                visit = begun.result()
+            # What passed while the worker computed was no waiting of the worker.
+            self._account(Visit(visit.number, time.perf_counter() - start, 0.0, visit.moved_bytes))
+            return visit.number
+
+        return finish
+
+    def visits(self) -> int:
+        """The number of visits so far, of all workers."""
+        return self.window.add(_VISITS, 0)
+
+    def read(self) -> list[torch.Tensor]:
+        """A copy of each vector, at a moment between two visits. Not collective."""
+        copies = [torch.empty_like(self._like) for _ in range(self._count)]
+
+        def copy(_: int, part: slice, *vectors: torch.Tensor) -> None:
+            for into, vector in zip(copies, vectors, strict=True):
+                into[part].copy_(vector)
+
+        with self._guarded("a look at the center"):
+            self._locked(lambda: self._all_parts(copy, 0, change=False))
+        return copies
+
+    def write(self, vectors: Sequence[torch.Tensor], visits: int = 0) -> None:
+        """Overwrite the vectors and the number of visits between two visits. Not collective."""
+
+        def put(_: int, part: slice, *theirs: torch.Tensor) -> None:
+            for vector, mine in zip(theirs, vectors, strict=True):
+                vector.copy_(mine[part])
+
+        def overwrite() -> None:
+            self._all_parts(put, 0, change=True)
+            self.window.add(_VISITS, visits - self.visits())
+
+        with self._guarded("a change of the center"):
+            self._locked(overwrite)
+
+    def close(self) -> None:
+        """Let the background go. The window belongs to the communicator."""
+        self._background.shutdown()
+
+    def _visit(self, move: Move) -> Visit:
+        start = time.perf_counter()
+        inside = start
+
+        def visit() -> int:
+            nonlocal inside
+            inside = time.perf_counter()
+            number = self.window.add(_VISITS, 1) + 1
+            self._all_parts(move, number, change=True)
+            return number
+
+        number = self._locked(visit)
+        return Visit(number, inside - start, time.perf_counter() - inside, 2 * self._count * self._nbytes)
+
+    def _locked(self, action: Callable[[], int | None]) -> int:
+        ticket = self.window.add(_TICKET, 1)
+        wait_until(lambda: self.window.add(_SERVED, 0) == ticket)
+        result = action()
+        self.window.flush()
+        self.window.add(_SERVED, 1)
+        return result or 0
+
+    def _all_parts(self, move: Move, number: int, change: bool) -> None:
+        """Get each part of each vector, move it, and put it back."""
+        length = self._like.numel()
+        parts = [
+            slice(start, min(start + self._elements, length)) for start in range(0, length, self._elements)
+        ]
+        puts: list[list[MPI.Request]] = [[], []]
+        gets = self._start_gets(parts[0], 0)
+        for index, part in enumerate(parts):
+            turn = index % 2
+            _finish(gets)
+            if index + 1 < len(parts):
+                # The other buffers may still be on their way out.
+                _finish(puts[1 - turn])
+                gets = self._start_gets(parts[index + 1], 1 - turn)
+            received = [buffer[: part.stop - part.start] for buffer in self._buffers[turn]]
+            # On a GPU: a copy there, and back.
+            vectors = [each.to(self._like.device) for each in received]
+            move(number, part, *vectors)
+            if change:
+                for buffer, vector in zip(received, vectors, strict=True):
+                    if vector is not buffer:
+                        buffer.copy_(vector)
+                puts[turn] = [
+                    self.window.start_put(_bytes(buffer), self._place(vector, part))
+                    for vector, buffer in enumerate(received)
+                ]
+        for requests in puts:
+            _finish(requests)
+
+    def _start_gets(self, part: slice, turn: int) -> list[MPI.Request]:
+        length = part.stop - part.start
+        return [
+            self.window.start_get(_bytes(buffer[:length]), self._place(vector, part))
+            for vector, buffer in enumerate(self._buffers[turn])
+        ]
+
+    def _place(self, vector: int, part: slice) -> int:
+        return _VECTORS + vector * self._nbytes + part.start * self._like.element_size()
+
+
+def _finish(requests: list[MPI.Request]) -> None:
+    for request in requests:
+        wait_until(request.Test)
+
+
+def _bytes(tensor: torch.Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    return tensor.view(torch.uint8).numpy()

@@ -1,0 +1,79 @@
+"""Under mpirun: trainings on a clock, and contention for a center; rank 0 prints what became of each as JSON.
+
+Usage: job_asynchrony.py JSON, a list of ["train", algorithm, clock, period, iterations, slowness] and of
+["contend", exchanges, length]. In a training the last rank is so many times as slow; an iteration sleeps, so
+that more ranks than cores do not slow each other down.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+
+import lsgd_mpi
+from lsgd_mpi import runtime
+
+STEP_S = 0.004
+
+
+def train(communicator, algorithm, clock, period, iterations, slowness):
+    """Each rank's share of the time spent waiting, its iterations and rounds."""
+    model = torch.nn.Linear(1000, 1)
+    optimizer = lsgd_mpi.DistributedOptimizer(
+        torch.optim.SGD(model.parameters(), lr=0.01), model, algorithm, clock=clock, local_period=period
+    )
+    seconds = STEP_S * (slowness if lsgd_mpi.rank() == lsgd_mpi.size() - 1 else 1)
+    optimizer.clock.meetings.at("end", iterations)
+    communicator.barrier()
+    waited, rounds, begun = optimizer.traffic.wait_s, optimizer.traffic.rounds, time.perf_counter()
+    while "end" not in optimizer.clock.due:
+        time.sleep(seconds)
+        model.weight.grad = torch.zeros_like(model.weight)
+        optimizer.step(1.0)
+    spent = time.perf_counter() - begun
+    told = {
+        "waiting": (optimizer.traffic.wait_s - waited) / spent,
+        "steps": optimizer.clock.step,
+        "rounds": optimizer.traffic.rounds - rounds,
+    }
+    optimizer.finish()
+    return communicator.gather(told)
+
+
+def contend(communicator, exchanges, length):
+    """What was lost or doubled of the center that all ranks exchanged with as fast as they could."""
+    center = communicator.center(torch.zeros(length, dtype=torch.float64))
+    chance = np.random.default_rng(lsgd_mpi.rank())
+    x = torch.zeros(length, dtype=torch.float64)
+    given = torch.zeros(length, dtype=torch.float64)
+    numbers = []
+
+    def move(visit, part, vector):  # noqa: ARG001
+        d = 0.1 * (x[part] - vector)
+        x[part] -= d
+        vector += d
+        given[part] += d
+
+    for _ in range(exchanges):
+        x.add_(torch.from_numpy(chance.normal(size=length)))
+        numbers.append(center.exchange(move))
+    total = sum(communicator.gather(given))
+    everyone = sorted(number for each in communicator.gather(numbers) for number in each)
+    (end,) = center.read()
+    communicator.barrier()
+    return {
+        "visits": center.visits(),
+        "each_number_once": everyone == list(range(1, exchanges * lsgd_mpi.size() + 1)),
+        "moved": float(end.abs().mean()),
+        "relative_error": float(((end - total) / end).abs().max()),
+    }
+
+
+lsgd_mpi.init()
+kinds = {"train": train, "contend": contend}
+results = [kinds[kind](runtime.communicator(), *rest) for kind, *rest in json.loads(sys.argv[1])]
+if lsgd_mpi.rank() == 0:
+    print(json.dumps(results))
+lsgd_mpi.shutdown()
