@@ -300,4 +300,4 @@ def test_every_method_takes_the_optimizer_of_its_own_defaults(algorithm):
     group = optimizer_of(algorithm).param_groups[0]
     with_momentum = {"lsgd", "allreduce", "eamsgd", "msgd", "mdownpour"}
     assert group["momentum"] == (0.9 if algorithm in with_momentum else 0.0)
-    assert group["nesterov"] == (algorithm in {"eamsgd", "msgd"})
+    assert group["nesterov"] == (algorithm in {"eamsgd", "msgd", "mdownpour"})

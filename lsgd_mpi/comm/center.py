@@ -182,7 +182,7 @@ class Center:
         ]
 
     def _place(self, vector: int, part: slice) -> int:
-        return _VECTORS + vector * self._nbytes + part.start * self._like.element_size()
+        return _VECTORS + vector * self._nbytes + int(part.start) * self._like.element_size()
 
 
 def _finish(requests: list[MPI.Request]) -> None:

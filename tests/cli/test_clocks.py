@@ -110,12 +110,6 @@ def test_each_rank_tells_how_stale_the_center_was_that_it_visited(on_three_ranks
             assert len(staleness) - len(known) <= 2
             assert all(each >= 0 for each in known)
             assert sum(known) <= visits - len(table)
-        # The slow one sees the center moved by others more often than the fast ones do.
-        means = [
-            sum(known) / len(known)
-            for known in ([int(s) for s in column(t, "staleness", str) if s] for t in tables)
-        ]
-        assert means[2] > min(means[:2])
 
 
 def test_the_time_is_kept_on_the_shared_clock(on_three_ranks):
