@@ -6,6 +6,7 @@ Times on a clock are counted in iterations of one worker; where workers differ i
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -166,3 +167,47 @@ class OwnClock(SharedClock):
         """Count one more iteration of this worker and find what is due in it."""
         super().tick()
         self.due |= self.rounds.reached(self.step)
+
+
+class WallClock(Clock):
+    """Epochs of a fixed duration, in which each worker makes as many iterations as it can, but at least one.
+
+    When a worker's epoch is over it waits for the others and adds up with them what all have done, so
+    everything else that they do together, such as evaluations, falls on the end of an epoch, at or after its
+    time.
+    *Communication*: 8 bytes an epoch. `begin_epoch` is called on all workers when a round has been held.
+    """
+
+    name = "wall"
+
+    def __init__(self, workers: int, seconds: float, add_up: Callable[[int], int]) -> None:
+        super().__init__(workers)
+        self.meetings = Agenda()
+        self._seconds = seconds
+        self._add_up = add_up
+        self._total_steps = 0
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Start the next epoch now."""
+        self._ends_at = time.perf_counter() + self._seconds
+
+    @property
+    def position(self) -> int:
+        """Iterations of the average worker at the end of the last epoch."""
+        return self._total_steps // self.workers
+
+    @property
+    def total_steps(self) -> int:
+        """The sum of all workers' iterations at the end of the last epoch."""
+        return self._total_steps
+
+    def tick(self) -> None:
+        """Count one more iteration; collective if this worker's epoch is over."""
+        self.step += 1
+        self.due = frozenset()
+        if time.perf_counter() >= self._ends_at:
+            self._total_steps = self._add_up(self.step)
+            self.due = frozenset({"round"})
+            while names := self.meetings.reached(self.position):
+                self.due |= names

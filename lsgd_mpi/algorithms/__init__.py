@@ -22,13 +22,14 @@ from lsgd_mpi.algorithms.msgd import MSGD
 from lsgd_mpi.algorithms.mvadownpour import MVADownpour
 from lsgd_mpi.algorithms.mvasgd import MVASGD
 from lsgd_mpi.algorithms.pr_sgd import PRSGD
+from lsgd_mpi.algorithms.pr_sgd_timed import PRSGDTimed
 from lsgd_mpi.algorithms.pr_sgd_varying import PRSGDVarying
 from lsgd_mpi.algorithms.sgd import SGD
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.names import did_you_mean
 
 _METHODS: tuple[type[Algorithm], ...] = (
-    *(LSGD, Allreduce, PRSGD, PRSGDVarying),
+    *(LSGD, Allreduce, PRSGD, PRSGDVarying, PRSGDTimed),
     *(EASGD, AsynchronousEASGD, GaussSeidelEASGD, EAMSGD, AsynchronousEAMSGD),
     *(Downpour, AsynchronousDownpour, ADownpour, MVADownpour, MDownpour),
     *(SGD, MSGD, ASGD, MVASGD),

@@ -47,6 +47,7 @@ class Communicator(Protocol):
     def end_gradient_averaging(self, wrapped: Any) -> None: ...  # noqa: D102
     def averaging_gradients(self, nbytes: int) -> AbstractContextManager[None]: ...  # noqa: D102
     def round(self) -> AbstractContextManager[None]: ...  # noqa: D102
+    def sum(self, values: Sequence[float]) -> list[float]: ...  # noqa: D102
     def center(self, *starts: torch.Tensor) -> Center: ...  # noqa: D102
     def barrier(self) -> None: ...  # noqa: D102
     def shared_count(self) -> SharedCount: ...  # noqa: D102

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NoReturn, TypeVar
 
@@ -172,6 +172,12 @@ class ThreadCommunicator:
     def shared_count(self) -> Callable[[int], int]:
         """Refused: what is studied here does not depend on the speed of threads."""
         raise UsageError("threads are in step: study a method on --clock step")
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sums over all workers, in the order of the ranks."""
+        return self._meet(
+            "global", "sum", values, lambda offers: [sum(column) for column in zip(*offers, strict=True)]
+        )
 
     def gradient_averaging(self, optimizer: torch.optim.Optimizer, named: Any) -> torch.optim.Optimizer:  # noqa: ARG002
         """Refused: it is Horovod's optimizer."""

@@ -10,6 +10,14 @@ REFUSED = {
         "--slow-rank 3=2: the world ranks are 0 to 2",
         ("--slow-rank", "3=2"),
     ),
+    "an epoch too short": (
+        "--epoch-seconds 1e-05: no worker makes more than one step in it",
+        ("--algorithm", "pr-sgd-timed", "--epoch-seconds", 1e-5, "--steps", 9),
+    ),
+    "a clock of its own": (
+        "--clock step: pr-sgd-timed has epochs of wall-clock time",
+        ("--algorithm", "pr-sgd-timed", "--clock", "step"),
+    ),
     "a rank made faster": ("a finite factor of at least 1", ("--slow-rank", "1=0.5")),
 }
 SLOW = ("--slow-rank", "2=3", "--eval-every", 20, "--log-every", 10)
@@ -34,6 +42,7 @@ TRAINED = {
         *SLOW,
     ),
     "mdownpour": ("--algorithm", "mdownpour", "--lr", 0.005, "--steps", 60, *SLOW),
+    "timed": ("--algorithm", "pr-sgd-timed", "--epoch-seconds", 0.1, "--steps", 60, *SLOW),
     "in time": ("--clock", "shared", "--minutes", 0.05),
 }
 ALONE = {"easgd alone": "center", "mvadownpour": "center-moving-average", "mdownpour": "center"}
@@ -54,7 +63,8 @@ def test_a_refusal_is_one_sentence_and_leaves_nothing(on_three_ranks, name):
     results, runs = on_three_ranks
     assert [each.code for each in results[name]] == [2, 2, 2]
     assert REFUSED[name][0] in only_sentence(results[name][0].err)
-    assert not (runs / name).exists()
+    # Only a training can tell that its epochs are too short.
+    assert (runs / name).exists() == (name == "an epoch too short")
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -62,7 +72,7 @@ def test_a_training_ends_in_order_and_says_its_clock(on_three_ranks, name):
     results, runs = on_three_ranks
     assert [(each.code, each.err) for each in results[name]] == [(0, "")] * 3
     options = yaml.safe_load((runs / name / "config.yaml").read_text(encoding="utf-8"))
-    assert options["clock"] == ("own" if name in ALONE else "shared")
+    assert options["clock"] == ("own" if name in ALONE else "wall" if name == "timed" else "shared")
     assert options["slow_rank"] == ("" if name == "in time" else "2=3.0")
 
 

@@ -18,6 +18,7 @@ from laws import (
     sequential,
     shared_clock,
     starting,
+    timed,
     trajectory,
 )
 
@@ -39,5 +40,6 @@ __all__ = [
     "sequential",
     "shared_clock",
     "starting",
+    "timed",
     "trajectory",
 ]

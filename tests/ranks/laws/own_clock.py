@@ -30,13 +30,15 @@ def visiting(ranks, description, **more):
     return Descent(ranks, name, make, clock="own", equal_start=True, **{**options, **more})
 
 
-def in_turn(ranks, action):
-    """Do ``action`` on one rank after the other, and return what it returned here."""
+def in_turn(ranks, *workers, steps=1):
+    """Let the workers of one rank after the other make steps."""
     for rank in range(ranks.size):
         if rank == ranks.rank:
-            result = action()
+            for worker in workers:
+                worker.run(steps)
+                # Waits for what goes on in the background.
+                worker.optimizer.state_dict()
         ranks.world.barrier()
-    return result
 
 
 class Center:
@@ -114,7 +116,7 @@ def each_asynchronous_method_is_its_plain_loop_when_workers_take_turns(ranks):
     for description, loop in loops.items():
         worker = visiting(ranks, description)
         for state in loop:
-            in_turn(ranks, lambda worker=worker: worker.run(1))
+            in_turn(ranks, worker)
             lookahead = 0.9 * state.velocity[ranks.rank] if description == "eamsgd" else 0.0
             assert_path(worker.values, state.x[ranks.rank] + lookahead)
             evaluated = worker.evaluated()
@@ -142,7 +144,7 @@ def double_averaging_of_a_visited_center_is_the_mean_over_all_visits(ranks):
         plain = visiting(ranks, "easgd", exchange=exchange)
         seen = [plain.evaluated()]
         for _ in range(7):
-            in_turn(ranks, lambda worker=worker: worker.run(1))
+            in_turn(ranks, worker)
             for rank in range(ranks.size):
                 if rank == ranks.rank:
                     plain.run(1)
@@ -210,7 +212,7 @@ def rounds_bytes_and_staleness_are_told(ranks):
         rounds, sent = traffic.rounds, traffic.sent_bytes
         assert worker.optimizer.staleness is None
         for _ in range(7):
-            in_turn(ranks, lambda worker=worker: worker.run(1))
+            in_turn(ranks, worker)
         worker.evaluated()
         expected = {"mdownpour": 7, "downpour": 2, "adownpour": 2, "mvadownpour": 2}.get(description, 3)
         assert traffic.rounds - rounds == expected, description
@@ -248,7 +250,7 @@ def without_momentum_eamsgd_is_easgd_and_mdownpour_downpour(ranks):
             for name in (first, second)
         ]
         for _ in range(6):
-            in_turn(ranks, lambda workers=workers: [each.run(1) for each in workers])
+            in_turn(ranks, *workers)
         assert_close(workers[0].values, workers[1].values, 1e-12)
         assert_close(workers[0].evaluated(), workers[1].evaluated(), 1e-12)
 
@@ -277,16 +279,16 @@ def a_saved_state_of_an_asynchronous_method_continues_bit_for_bit(ranks):
     for description in VISITING:
         whole = visiting(ranks, description)
         for _ in range(7):
-            in_turn(ranks, lambda whole=whole: whole.run(1))
+            in_turn(ranks, whole)
         state, values = copy.deepcopy(whole.optimizer.state_dict()), whole.values
         ranks.world.barrier()
         second = visiting(ranks, description)
-        in_turn(ranks, lambda second=second: second.run(2))
+        in_turn(ranks, second, steps=2)
         write(second.model, values)
         second.optimizer.load_state_dict(state)
         second.steps = 7
         for _ in range(6):
-            in_turn(ranks, lambda both=(whole, second): [each.run(1) for each in both])
+            in_turn(ranks, whole, second)
         assert np.array_equal(second.path[2:], whole.path[7:]), description
         assert_same_bits(second.evaluated(), whole.evaluated())
 
@@ -297,7 +299,7 @@ def evaluation_changes_nothing_that_asynchronous_training_uses(ranks):
         plain, evaluating = visiting(ranks, description), visiting(ranks, description)
         for _ in range(5):
             evaluating.evaluated()
-            in_turn(ranks, lambda both=(plain, evaluating): [each.run(1) for each in both])
+            in_turn(ranks, plain, evaluating)
         assert_same_bits(evaluating.values, plain.values)
         assert_same_bits(evaluating.evaluated(), plain.evaluated())
 
