@@ -168,6 +168,13 @@ class OwnClock(SharedClock):
         super().tick()
         self.due |= self.rounds.reached(self.step)
 
+    def look(self) -> None:
+        """Find what is due on a rank that does not train: it goes by the average worker's count."""
+        self._total_steps = self._count(0)
+        self.step = self._total_steps // self.workers
+        self._look(self.meetings)
+        self.due |= self.rounds.reached(self.step)
+
 
 class WallClock(Clock):
     """Epochs of a fixed duration, in which each worker makes as many iterations as it can, but at least one.

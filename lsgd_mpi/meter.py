@@ -44,9 +44,14 @@ class Meter:
         self.compute_s += step_s - comm_s - wait_s
 
     @property
+    def loss_sum(self) -> float:
+        """Sum of the mini-batches' losses."""
+        return float(self._loss)
+
+    @property
     def loss(self) -> float:
-        """Mean loss of the mini-batches."""
-        return float(self._loss) / self.steps
+        """Mean loss of the mini-batches, of which there is at least one."""
+        return self.loss_sum / self.steps
 
     @property
     def error_pct(self) -> float:

@@ -12,7 +12,7 @@ import torch
 
 from lsgd_mpi import comm, runtime
 from lsgd_mpi.algorithms import Algorithm, Options, Worker, find_algorithm, make_options
-from lsgd_mpi.clock import Clock
+from lsgd_mpi.clock import Clock, OwnClock
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.flat import FlatTensors, trainable_parameters
 from lsgd_mpi.leaders import Round
@@ -150,6 +150,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
             raise UsageError(
                 "leaders are elected by their loss: call optimizer.step(loss), without a closure"
             )
+        if not self.trains:
+            raise UsageError(f"this rank does not train with {self._algorithm.name}: call optimizer.attend()")
         if self._taken_over:
             raise UsageError("another DistributedOptimizer was made for this model: step that one")
         self._parameters.check_own()
@@ -161,6 +163,20 @@ class DistributedOptimizer(torch.optim.Optimizer):
             if finished.scope == "local":
                 self._communicator.report_round(finished)
         self._rounds.extend(self._communicator.reported_rounds())
+
+    @property
+    def trains(self) -> bool:
+        """Whether this rank trains; the inner nodes of a tree do not, and call `attend`."""
+        return self._algorithm.trains
+
+    def attend(self) -> None:
+        """What a rank that does not train does in the place of `step`; takes about a millisecond."""
+        self._parameters.check_own()
+        if self.trains:
+            raise UsageError("this rank trains: call optimizer.step(loss)")
+        assert isinstance(self._clock, OwnClock)
+        self._clock.look()
+        self._algorithm.attend()
 
     def finish(self) -> None:
         """End in order after the last iteration: what is under way arrives, world rank 0 hears of all rounds.

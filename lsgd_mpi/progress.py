@@ -61,13 +61,14 @@ class Progress:
             return time.perf_counter() - self._last_line >= _LINE_EVERY_S
         return bool(self._bar.update(done))
 
-    def show(self, loss: float) -> None:
-        """Show the training loss of the last iterations."""
+    def show(self, loss: float | None) -> None:
+        """Show the training loss of the last iterations, if this rank has one."""
         if self._lines:
             self._last_line = time.perf_counter()
             rate = self._steps / (self._last_line - self._started)
-            self.say(f"step {self._steps}{self._total}, {rate:.1f} steps/s, loss {loss:.4f}")
-        else:
+            told = "" if loss is None else f", loss {loss:.4f}"
+            self.say(f"step {self._steps}{self._total}, {rate:.1f} steps/s{told}")
+        elif loss is not None:
             self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
     @staticmethod

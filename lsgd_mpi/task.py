@@ -85,14 +85,31 @@ def make_task(options: TrainOptions, communicator: comm.Communicator) -> Task:
         "ranks": communicator.world_size,
         "device": device,
     }
-    training = comm.together(
-        lambda: BatchLoader(
-            dataset.train, processing, batch_size=options.batch_size, seed=options.seed, **share
-        )
-    )
+    training = comm.together(lambda: _training_batches(options, communicator, dataset, processing, device))
     model.to(device)
     optimizer = make_local_optimizer(model.parameters(), options)
     return Task(model, optimizer, training, dataset, processing, options.batch_size, share, threads)
+
+
+def _training_batches(
+    options: TrainOptions,
+    communicator: comm.Communicator,
+    dataset: Dataset,
+    processing: Processing,
+    device: torch.device,
+) -> BatchLoader:
+    """The share of this rank among those that train; of one that does not, nobody asks for them."""
+    topology, me = communicator.topology, communicator.world_rank
+    trainers = options.method.resolved(topology).trainers(topology)
+    return BatchLoader(
+        dataset.train,
+        processing,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        rank=trainers.index(me) if me in trainers else 0,
+        ranks=len(trainers),
+        device=device,
+    )
 
 
 def _build_model(name: str, dataset: Dataset, processing: Processing) -> torch.nn.Module:

@@ -9,10 +9,11 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -106,25 +107,22 @@ class Trainer:
         progress = Progress(budget.steps, shown=self._communicator.world_rank == 0)
         self._communicator.barrier()
         model.train()
-        for data, target, data_s in _endless(loader):
-            before = replace(self._communicator.traffic)
-            start = time.perf_counter()
-            self.optimizer.zero_grad()
-            output = model(data)
-            loss = torch.nn.functional.cross_entropy(output, target)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step(loss)
-            for meter in (since_row, since_evaluation):
-                meter.add(loss, output, target)
-            self._be_slow(data_s, start, before)
-            since_row.add_times(data_s, time.perf_counter() - start, before, self._communicator.traffic)
+        for batch in self._batches():
+            before, start = replace(self._communicator.traffic), time.perf_counter()
+            if batch is None:
+                self.optimizer.attend()
+            else:
+                self._iterate(batch, (since_row, since_evaluation))
+                self._be_slow(batch.made_in_s, start, before)
+                spent_s = time.perf_counter() - start
+                since_row.add_times(batch.made_in_s, spent_s, before, self._communicator.traffic)
             self._write_rounds(before)
-            if clock.step % options.log_every == 0:
+            if batch is not None and clock.step % options.log_every == 0:
                 self._write_row(since_row)
                 since_row = Meter()
             over = budget.is_over(self._elapsed_s())
             if progress.reached(clock.position):
-                progress.show(since_evaluation.loss)
+                progress.show(since_evaluation.loss if since_evaluation.steps else None)
             if over:
                 self.optimizer.finish()
                 self._write_leaders()
@@ -138,6 +136,21 @@ class Trainer:
         progress.close()
         budget.close()
 
+    def _batches(self) -> Iterator[_Batch | None]:
+        """Batches of epoch after epoch; without end None on a rank that does not train."""
+        if not self.optimizer.trains:
+            return itertools.repeat(None)
+        return _endless(self._task.training)
+
+    def _iterate(self, batch: _Batch, meters: Iterable[Meter]) -> None:
+        self.optimizer.zero_grad()
+        output = self._task.model(batch.data)
+        loss = torch.nn.functional.cross_entropy(output, batch.target)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step(loss)
+        for meter in meters:
+            meter.add(loss, output, batch.target)
+
     def _be_slow(self, data_s: float, start: float, before: comm.Traffic) -> None:
         """Sleep for as long as the iteration would have taken longer on a rank slowed down on purpose."""
         if self._slowness > 1.0:
@@ -146,7 +159,8 @@ class Trainer:
 
     def _evaluate(self, meter: Meter) -> None:
         communicator, task, step = self._communicator, self._task, self.optimizer.clock.step
-        sums = communicator.sum([meter.loss * meter.steps, meter.steps, math.isfinite(meter.loss)])
+        finite = meter.steps > 0 and math.isfinite(meter.loss)
+        sums = communicator.sum([meter.loss_sum, meter.steps, finite])
         train_loss = sums[0] / sums[1]
         if sums[2] == 0:
             error = NumericalError(
@@ -229,7 +243,13 @@ class Trainer:
         return self.optimizer.elapsed_s
 
 
-def _endless(loader: BatchLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
+class _Batch(NamedTuple):
+    data: torch.Tensor
+    target: torch.Tensor
+    made_in_s: float
+
+
+def _endless(loader: BatchLoader) -> Iterator[_Batch]:
     """Batches of epoch after epoch, each with the seconds that making it took."""
     for epoch in itertools.count():
         batches = loader.epoch(epoch)
@@ -238,7 +258,7 @@ def _endless(loader: BatchLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor, 
             batch = next(batches, None)
             if batch is None:
                 break
-            yield *batch, time.perf_counter() - start
+            yield _Batch(*batch, time.perf_counter() - start)
 
 
 def _leader_row(finished: Round) -> dict[str, int | float | str | bool | None]:
@@ -257,12 +277,15 @@ def _leader_row(finished: Round) -> dict[str, int | float | str | bool | None]:
 
 
 def _refuse_useless(options: TrainOptions, communicator: comm.Communicator) -> None:
-    comm.together(lambda: options.method.resolved(communicator.topology))
-    sentences = options.method.useless(communicator.topology) + [
-        f"--slow-rank {world_rank}={factor:g}: the world ranks are 0 to {communicator.world_size - 1}"
-        for world_rank, factor in options.slow_rank
-        if world_rank >= communicator.world_size
-    ]
+    topology = communicator.topology
+    method = comm.together(lambda: options.method.resolved(topology))
+    sentences = options.method.useless(topology)
+    for world_rank, factor in options.slow_rank:
+        given = f"--slow-rank {world_rank}={factor:g}"
+        if world_rank >= communicator.world_size:
+            sentences.append(f"{given}: the world ranks are 0 to {communicator.world_size - 1}")
+        elif world_rank not in method.trainers(topology):
+            sentences.append(f"{given}: this rank does not train with {options.algorithm}")
     for sentence in sentences:
         error = UsageError(sentence)
         error.agreed = True

@@ -16,6 +16,7 @@ from lsgd_mpi.algorithms.eamsgd_asynchronous import AsynchronousEAMSGD
 from lsgd_mpi.algorithms.easgd import EASGD
 from lsgd_mpi.algorithms.easgd_asynchronous import AsynchronousEASGD
 from lsgd_mpi.algorithms.easgd_gauss_seidel import GaussSeidelEASGD
+from lsgd_mpi.algorithms.easgd_tree import EASGDTree
 from lsgd_mpi.algorithms.lsgd import LSGD
 from lsgd_mpi.algorithms.mdownpour import MDownpour
 from lsgd_mpi.algorithms.msgd import MSGD
@@ -30,7 +31,7 @@ from lsgd_mpi.names import did_you_mean
 
 _METHODS: tuple[type[Algorithm], ...] = (
     *(LSGD, Allreduce, PRSGD, PRSGDVarying, PRSGDTimed),
-    *(EASGD, AsynchronousEASGD, GaussSeidelEASGD, EAMSGD, AsynchronousEAMSGD),
+    *(EASGD, AsynchronousEASGD, GaussSeidelEASGD, EAMSGD, AsynchronousEAMSGD, EASGDTree),
     *(Downpour, AsynchronousDownpour, ADownpour, MVADownpour, MDownpour),
     *(SGD, MSGD, ASGD, MVASGD),
 )

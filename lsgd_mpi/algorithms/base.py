@@ -31,6 +31,18 @@ class Center(Protocol):
     def close(self) -> None: ...  # noqa: D102
 
 
+class Mailbox(Protocol):
+    """Letters to and from one neighbour; `lsgd_mpi.comm.Mailbox` says what each does."""
+
+    def offer(self) -> None: ...  # noqa: D102
+    def post(self, write: Callable[[torch.Tensor], None]) -> None: ...  # noqa: D102
+    def receive(self, read: Callable[[torch.Tensor], None]) -> bool: ...  # noqa: D102
+    def begin_end(self) -> None: ...  # noqa: D102
+    def has_ended(self) -> bool: ...  # noqa: D102
+    def reopen(self) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
 class Communicator(Protocol):
     """The collectives that algorithms may use; `lsgd_mpi.comm.Communicator` says what each does."""
 
@@ -49,6 +61,7 @@ class Communicator(Protocol):
     def round(self) -> AbstractContextManager[None]: ...  # noqa: D102
     def sum(self, values: Sequence[float]) -> list[float]: ...  # noqa: D102
     def center(self, *starts: torch.Tensor) -> Center: ...  # noqa: D102
+    def mailbox(self, neighbour: int, like: torch.Tensor) -> Mailbox: ...  # noqa: D102
     def barrier(self) -> None: ...  # noqa: D102
     def shared_count(self) -> SharedCount: ...  # noqa: D102
 
@@ -76,6 +89,10 @@ class Options:
     def resolved(self, topology: Topology) -> Options:  # noqa: ARG002
         """The same with defaults filled in that depend on the groups. Raises `UsageError` for other ranks."""
         return self
+
+    def trainers(self, topology: Topology) -> tuple[int, ...]:
+        """The world ranks that train, of resolved options: all, unless some only average."""
+        return tuple(range(topology.world_size))
 
     def doubts(self, topology: Topology) -> list[str]:  # noqa: ARG002
         """A sentence for each value, of resolved options, that is possible but known to train badly."""
@@ -160,6 +177,8 @@ class Algorithm(ABC):
         self.clock = worker.clock
         self.parameters = worker.parameters
         self.optimizer = worker.optimizer
+        #: Whether this rank trains; one that does not calls `attend` instead.
+        self.trains = True
         #: The center's updates by others between this worker's last two visits, if it visits one.
         self.staleness: int | None = None
         self._started = time.perf_counter()
@@ -196,6 +215,10 @@ class Algorithm(ABC):
     @abstractmethod
     def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:
         """What happens after the worker's own step; yields the rounds that elected a leader."""
+
+    def attend(self) -> None:
+        """What a rank that does not train does in the place of an iteration, in about a millisecond."""
+        raise NotImplementedError
 
     @abstractmethod
     def write_evaluated(self, into: torch.Tensor) -> None:

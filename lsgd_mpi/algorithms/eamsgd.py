@@ -51,6 +51,13 @@ def check_momentum_sgd(name: str, optimizer: torch.optim.Optimizer) -> None:
         raise UsageError(f"{name}'s momentum has no dampening (thesis, Equation 2.5)")
 
 
+def has_lookahead(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the parameters are where Nesterov's gradient is taken, ahead of the worker."""
+    return isinstance(optimizer, torch.optim.SGD) and any(
+        group["nesterov"] for group in optimizer.param_groups
+    )
+
+
 def subtract_lookahead(flat: torch.Tensor, parameters: FlatTensors, optimizer: torch.optim.Optimizer) -> None:
     """``flat ← flat − δ v``, from where torch's SGD takes Nesterov's gradient to where the worker is."""
     views = {

@@ -17,6 +17,7 @@ import torch
 
 from lsgd_mpi.comm.center import Center, Visit
 from lsgd_mpi.comm.libraries import MPI, HorovodInternalError, hvd
+from lsgd_mpi.comm.mailbox import Mailbox
 from lsgd_mpi.comm.waiting import wait_until
 from lsgd_mpi.comm.watchdog import Watchdog
 from lsgd_mpi.comm.window import COUNT_BYTES, Window
@@ -80,6 +81,7 @@ class Communicator:
         self._speaks = self._group.Get_rank() == 0
         self._leaders = world.Split(0 if self._speaks else MPI.UNDEFINED, key=self.world_rank)
         self._reports = world.Dup()
+        self._letters = world.Dup()
         self._pending_reports: list[Any] = []
         self._windows: list[Window] = []
         self._process_sets: dict[Scope, Any] = {
@@ -222,6 +224,14 @@ class Communicator:
         self._windows.append(center.window)
         return center
 
+    def mailbox(self, neighbour: int, like: torch.Tensor) -> Mailbox:
+        """A way to exchange vectors like ``like`` with another rank, which makes one too. Not collective."""
+
+        def account(nbytes: int) -> None:
+            self.traffic.sent_bytes += nbytes
+
+        return Mailbox(self._letters, neighbour, like, account)
+
     def barrier(self) -> None:
         """Wait until every rank of the world is here."""
         self._meet("global")
@@ -278,7 +288,7 @@ class Communicator:
         self._watchdog.stop()
         for window in self._windows:
             window.close()
-        for communicator in (self._reports, self._leaders, self._group, self._world):
+        for communicator in (self._letters, self._reports, self._leaders, self._group, self._world):
             if communicator != MPI.COMM_NULL:
                 communicator.Free()
 

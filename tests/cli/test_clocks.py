@@ -18,6 +18,14 @@ REFUSED = {
         "--clock step: pr-sgd-timed has epochs of wall-clock time",
         ("--algorithm", "pr-sgd-timed", "--clock", "step"),
     ),
+    "a tree that does not fit": (
+        "--degree 3: 3 ranks make no full tree",
+        ("--algorithm", "easgd-tree", "--degree", 3),
+    ),
+    "a rank that does not train": (
+        "--slow-rank 0=2: this rank does not train with easgd-tree",
+        ("--algorithm", "easgd-tree", "--slow-rank", "0=2"),
+    ),
     "a rank made faster": ("a finite factor of at least 1", ("--slow-rank", "1=0.5")),
 }
 SLOW = ("--slow-rank", "2=3", "--eval-every", 20, "--log-every", 10)
@@ -42,6 +50,7 @@ TRAINED = {
         *SLOW,
     ),
     "mdownpour": ("--algorithm", "mdownpour", "--lr", 0.005, "--steps", 60, *SLOW),
+    "tree": ("--algorithm", "easgd-tree", "--steps", 60, "--leaf-period", 3, *SLOW),
     "timed": ("--algorithm", "pr-sgd-timed", "--epoch-seconds", 0.1, "--steps", 60, *SLOW),
     "in time": ("--clock", "shared", "--minutes", 0.05),
 }
@@ -72,7 +81,8 @@ def test_a_training_ends_in_order_and_says_its_clock(on_three_ranks, name):
     results, runs = on_three_ranks
     assert [(each.code, each.err) for each in results[name]] == [(0, "")] * 3
     options = yaml.safe_load((runs / name / "config.yaml").read_text(encoding="utf-8"))
-    assert options["clock"] == ("own" if name in ALONE else "wall" if name == "timed" else "shared")
+    clocks = {"tree": "own", "timed": "wall", **dict.fromkeys(ALONE, "own")}
+    assert options["clock"] == clocks.get(name, "shared")
     assert options["slow_rank"] == ("" if name == "in time" else "2=3.0")
 
 

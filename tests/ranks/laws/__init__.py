@@ -20,6 +20,7 @@ from laws import (
     starting,
     timed,
     trajectory,
+    tree,
 )
 
 __all__ = [
@@ -42,4 +43,5 @@ __all__ = [
     "starting",
     "timed",
     "trajectory",
+    "tree",
 ]

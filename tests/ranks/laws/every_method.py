@@ -27,7 +27,9 @@ EVALUATED = {
 def these_are_all_methods(ranks):
     covered = {name for name, _, _ in methods(ranks).values()} | SEQUENTIAL
     assert covered == set(EVALUATED)
-    assert covered | {name for name, *_ in VISITING.values()} | {"pr-sgd-timed"} == set(ALGORITHMS)
+    assert covered | {name for name, *_ in VISITING.values()} | {"pr-sgd-timed", "easgd-tree"} == set(
+        ALGORITHMS
+    )
 
 
 @case_without_groups

@@ -17,10 +17,12 @@ def train(worker, until, seconds=0.0):
     """Iterate, each time for ``seconds`` at least, until the average rank has made ``until`` iterations."""
     clock = worker.optimizer.clock
     clock.meetings.at("end", until)
-    while "end" not in clock.due:
+    while True:
         time.sleep(seconds)
         worker.run(1)
         yield clock
+        if "end" in clock.due:
+            return
 
 
 @case
