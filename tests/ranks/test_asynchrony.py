@@ -22,16 +22,28 @@ WAITING = {
 EQUAL = [("lsgd", clock, 16) for clock in ("step", "shared")]
 CONTENTION = ["contend", 1250, 2000]
 #: For every number of ranks.
-ENDS = [("lsgd", "shared", 4), ("easgd", "own", 4), ("downpour", "own", 4)]
+ENDS = [("lsgd", "shared", 4), ("easgd", "own", 4), ("downpour", "own", 4), ("easgd-tree", "own", 4)]
+ENDS += [("mdownpour", "own", None), ("pr-sgd-timed", "wall", None)]
+
+
+def training(size, each, iterations, slowness):
+    """Words for job_asynchrony.py."""
+    algorithm, clock, period = each
+    options = {
+        "easgd-tree": {"degree": max(1, size - 1), "leaf_period": period},
+        "mdownpour": {},
+        "pr-sgd-timed": {"epoch_seconds": 0.05},
+    }.get(algorithm, {"local_period": period})
+    return ["train", algorithm, clock, options, iterations, slowness]
 
 
 @functools.cache
 def on_ranks(size):
     """{what: what became of it}, all in one job."""
-    todo = {each: ["train", *each, 24, 2] for each in ENDS}
+    todo = {each: training(size, each, 24, 2) for each in ENDS}
     if size == 4:
-        todo |= {(*each, "slow"): ["train", *each, 256, 3] for each in WAITING}
-        todo |= {(*each, "equal"): ["train", *each, 256, 1] for each in EQUAL}
+        todo |= {(*each, "slow"): training(4, each, 256, 3) for each in WAITING}
+        todo |= {(*each, "equal"): training(4, each, 256, 1) for each in EQUAL}
     if size == 8:
         todo["contention"] = CONTENTION
     words = [HERE / "job_asynchrony.py", json.dumps(list(todo.values()))]
@@ -73,4 +85,9 @@ def test_with_equal_speeds_the_shared_clock_makes_the_rounds_of_the_step_clock()
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_every_number_of_ranks_ends_in_order(size):
     for each in ENDS:
-        assert sum(rank["steps"] for rank in on_ranks(size)[each]) == 24 * size
+        told = on_ranks(size)[each]
+        total = sum(rank["steps"] for rank in told)
+        assert {rank["total_steps"] for rank in told} == {total}
+        workers = max(1, size - 1) if each[0] == "easgd-tree" else size
+        # Epochs of wall-clock time end when they end.
+        assert total >= 24 * size if each[0] == "pr-sgd-timed" else total == 24 * workers
