@@ -1,7 +1,7 @@
-"""Start every asynchronous method on 1, 2, 4 and 8 ranks again and again: python tests/ranks/stress.py [TIMES].
+"""Start every asynchronous method on 1, 2, 4 and 8 ranks, 100 times: python tests/ranks/stress.py [TIMES].
 
-Not a part of the tests, because a hundred times take an hour on two cores. Ends with the first job that fails,
-takes too long, or leaves a process behind.
+Not a part of the tests, because that takes more than an hour on two cores. Ends with the first job that
+fails, takes too long, or leaves a process behind.
 """
 
 import json
