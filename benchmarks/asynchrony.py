@@ -44,8 +44,8 @@ def main() -> None:
         return
     lines = ["# Rounds without waiting", "", *environment_lines(("torch", "mpi4py", "horovod"))]
     lines += [
-        f"- {PARAMETERS:,} float32 parameters, period {PERIOD}; an iteration sleeps {1e3 * STEP_S:.0f} ms instead",
-        "  of computing, so that ranks do not take the cores from each other; the slow rank sleeps",
+        f"- {PARAMETERS:,} float32 parameters, period {PERIOD}; an iteration sleeps {1e3 * STEP_S:.0f} ms,",
+        "  so that ranks do not take the cores from each other; on the slow rank",
         f"  {SLOWNESS} times as long",
         f"- the method and bare MPI in {TURNS} turns of {ITERATIONS} iterations of the average rank",
         "- waiting, transfer: ms of a round or visit, the mean of the ranks that are not slow; share: of their",
