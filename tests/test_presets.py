@@ -26,7 +26,8 @@ RATES = {
     "4.1": {
         **dict.fromkeys(("easgd", "sgd", "asgd", "mvasgd"), THESIS_RATES),
         "eamsgd": {0.01, 0.005, 0.001},
-        "downpour": {0.005, 0.001, 0.0005},
+        **dict.fromkeys(("downpour", "adownpour", "mvadownpour"), {0.005, 0.001, 0.0005}),
+        "mdownpour": {5e-5, 1e-5, 5e-6},
         "msgd": {0.001, 0.0005, 0.0001},
     },
 }
@@ -96,7 +97,7 @@ class TestEveryPreset:
     def test_has_the_values_that_the_paper_fixed(self, name):
         options, method = options_of(name), options_of(name).method
         assert (options.batch_size, options.weight_decay, options.optimizer) == (128, 1e-4, "sgd")
-        momentum = options.algorithm in ("msgd", "eamsgd")
+        momentum = options.algorithm in ("msgd", "eamsgd", "mdownpour")
         assert (options.momentum, options.nesterov) == ((0.99, True) if momentum else (0.0, False))
         fixed = {
             "lsgd": {"local_period": 64, "loss_window": 10, "pull": "once"},
@@ -106,7 +107,8 @@ class TestEveryPreset:
         thesis = {
             "easgd": {"local_period": 10, "moving_rate": 0.9},
             "eamsgd": {"local_period": 10, "moving_rate": 0.9},
-            "downpour": {"local_period": 1},
+            **dict.fromkeys(("downpour", "adownpour"), {"local_period": 1}),
+            "mvadownpour": {"local_period": 1, "averaging_rate": 0.001},
             "mvasgd": {"averaging_rate": 0.001},
         }
         expected = (thesis if name.endswith("-thesis") else fixed).get(options.algorithm, {})
@@ -131,19 +133,25 @@ class TestEveryPreset:
     def test_cites_its_table_and_says_what_to_expect(self, name):
         said, options = header(name), options_of(name)
         thesis = name.endswith("-thesis")
-        assert ("Tables 4.1 and 4.2" if thesis else f"Table {table_of(name)};") in said
+        only_first = options.algorithm in ("adownpour", "mvadownpour")
+        thesis_tables = "Table 4.1;" if only_first else "Tables 4.1 and 4.2"
+        assert (thesis_tables if thesis else f"Table {table_of(name)};") in said
         assert ("Zhang" if thesis else "Teng et al.") in said
         parts = ["Source", "Run", "Searched", "Fixed in the", "Length", "Expect", "Time"]
         assert all(f" {part}" in said for part in parts)
-        # The asynchronous forms of the papers are not here.
-        assert ("workers keep step here" in said) == (ranks_of(name) > 1)
-        assert f"{options.lr:g}" in said.partition("Searched: ")[2].partition("Fixed")[0]
+        in_step = ranks_of(name) > 1 and options.clock == "step"
+        assert ("workers keep step here" in said) == in_step
+        if in_step:
+            asynchronous = "shared" if options.algorithm == "lsgd" else "own"
+            assert f"--clock {asynchronous}" in said
+            find_algorithm(options.algorithm, asynchronous)
+        assert f"{options.lr:g}".replace("e-0", "e-") in said.partition("Searched: ")[2].partition("Fixed")[0]
 
     def test_describes_itself_in_a_line(self, name):
         described = describe_preset(name)
         assert 20 < len(described) <= 100
         assert described.isascii()
-        assert re.search(r"\((LSGD paper, Table \d|EASGD thesis, Tables 4\.1 and 4\.2)\)$", described)
+        assert re.search(r"\((LSGD paper, Table \d|EASGD thesis, Tables? 4\.1( and 4\.2)?)\)$", described)
 
 
 def test_sixteen_workers_are_four_groups_with_global_rounds():
