@@ -51,12 +51,12 @@ def main() -> None:
         "- waiting, transfer: ms of a round or visit, the mean of the ranks that are not slow; share: of",
         "  their time, spent waiting; the transfer includes the shared count of iterations",
         "- bare: what the method is made of, from mpi4py, in ms: MPI_Bcast or MPI_Allreduce of ranks that",
-        "  come together, then the arithmetic in place; or MPI_Win_lock, MPI_Get, the arithmetic, MPI_Put and",
-        "  MPI_Win_unlock at the method's own times",
+        "  come together, then the arithmetic in place; or MPI_Win_lock, MPI_Get, the arithmetic, MPI_Put",
+        "  and MPI_Win_unlock at the method's own times",
         "- ratio: transfer to bare; of visits, which wait for a lock in both, waiting and transfer to bare",
         "- not measured: two machines, GPUs",
         "",
-        "| method | clock | ranks | one slow | rounds/s | waiting | share | transfer | bare | ratio | target |",
+        "| method | clock | ranks | slow | rounds/s | waiting | share | transfer | bare | ratio | target |",
         "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     print("\n".join(lines))

@@ -13,6 +13,7 @@ from lsgd_mpi.local_optimizer import make_local_optimizer
 from lsgd_mpi.presets import describe_preset, preset_names, preset_path, preset_text
 
 CNN7_RATES, DEEP_RATES, THESIS_RATES = {0.1, 0.05, 0.01, 0.005, 0.001}, {0.2, 0.1, 0.05}, {0.05, 0.01, 0.005}
+DOWNPOUR_RATES = {0.005, 0.001, 0.0005}
 CNN7_PULLS = {0.5, 0.2, 0.1, 0.05, 0.025}
 
 #: What the papers searched: {table: {algorithm: learning rates}}, copied from them.
@@ -26,7 +27,7 @@ RATES = {
     "4.1": {
         **dict.fromkeys(("easgd", "sgd", "asgd", "mvasgd"), THESIS_RATES),
         "eamsgd": {0.01, 0.005, 0.001},
-        **dict.fromkeys(("downpour", "adownpour", "mvadownpour"), {0.005, 0.001, 0.0005}),
+        **dict.fromkeys(("downpour", "adownpour", "mvadownpour"), DOWNPOUR_RATES),
         "mdownpour": {5e-5, 1e-5, 5e-6},
         "msgd": {0.001, 0.0005, 0.0001},
     },
@@ -107,7 +108,8 @@ class TestEveryPreset:
         thesis = {
             "easgd": {"local_period": 10, "moving_rate": 0.9},
             "eamsgd": {"local_period": 10, "moving_rate": 0.9},
-            **dict.fromkeys(("downpour", "adownpour"), {"local_period": 1}),
+            "downpour": {"local_period": 1},
+            "adownpour": {"local_period": 1},
             "mvadownpour": {"local_period": 1, "averaging_rate": 0.001},
             "mvasgd": {"averaging_rate": 0.001},
         }
