@@ -34,20 +34,28 @@ class Budget:
         if seconds is not None:
             clock.meetings.at(_TIME, 1)
 
-    def is_over(self, elapsed_s: float) -> bool:
-        """Whether the present iteration, which ends ``elapsed_s`` after the start, is the last one."""
+    def is_over(self, elapsed_s: float, waited_s: float = 0.0) -> bool:
+        """Whether the present iteration is the last one.
+
+        It ends ``elapsed_s`` after the start, of which this rank has spent ``waited_s`` waiting for others.
+        """
         over = _END in self._clock.due
         if self._seconds is None or _TIME not in self._clock.due:
             return over
-        between, position = 1, self._clock.meetings.passed
+        between = 1
         if self._pending is not None:
-            spent_s, step_s = self._pending()
+            spent_s, negative_average_s, slowest_s = self._pending()
             self._pending = None
             if spent_s + _CHECK_EVERY_S >= self._seconds:
                 return True
-            between = min(max(1, int(_CHECK_EVERY_S / max(step_s, 1e-9))), _MOST_STEPS_BETWEEN_CHECKS)
-        self._pending = self._communicator.start_maximum([elapsed_s, elapsed_s / position])
-        self._clock.meetings.at(_TIME, position + between)
+            average_s = slowest_s if self._clock.in_step else -negative_average_s
+            between = _steps_between(average_s, slowest_s)
+        clock = self._clock
+        worked_s = elapsed_s - waited_s
+        own_s = worked_s / clock.step if clock.step else 0.0
+        # Of the average iteration the least, that of ranks which did not hold the others up.
+        self._pending = self._communicator.start_maximum([elapsed_s, -worked_s / clock.position, own_s])
+        clock.meetings.at(_TIME, clock.meetings.passed + between)
         return over
 
     def close(self) -> None:
@@ -55,6 +63,14 @@ class Budget:
         if self._pending is not None:
             self._pending()
             self._pending = None
+
+
+def _steps_between(average_s: float, slowest_s: float) -> int:
+    """Iterations to the next check, for iterations of the average and the slowest rank that take so long."""
+    # A slow rank needs two of its own to read one check and start the next; fast ones are not to wait for
+    # that.
+    seconds = max(_CHECK_EVERY_S, 2.0 * slowest_s if slowest_s > 1.1 * average_s else 0.0)
+    return min(max(1, int(seconds / max(average_s, 1e-9))), _MOST_STEPS_BETWEEN_CHECKS)
 
 
 def step_limit(steps: int | None, epochs: float | None, minutes: float | None, epoch_steps: int) -> float:

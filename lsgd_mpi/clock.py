@@ -14,52 +14,49 @@ from typing import Any, ClassVar
 #: together; "own": each worker's own count, each alone; "wall": epochs of wall-clock time.
 CLOCKS = ("step", "shared", "own", "wall")
 
-
 #: Adds to a count that all workers share, at once, and returns what it is then.
 SharedCount = Callable[[int], int]
 
 
-class Agenda:
-    """What falls due when, by name.
+class Timeline:
+    """What falls due when: entries of several agendas, in order.
 
-    Each time is passed once, in order. Workers that have written down the same see the same, whatever their
-    own speed.
+    Each time is passed once. Workers that have written down the same see the same, whatever their own speed.
     """
 
     def __init__(self) -> None:
         self.passed = 0
-        self._entries: list[tuple[str, int, int | None]] = []
+        self._entries: dict[tuple[Agenda, str], tuple[int, int | None]] = {}
         self._soonest: float = math.inf
 
-    def every(self, name: str, period: int, *, first: int | None = None) -> None:
-        """Let ``name`` fall due at ``first`` (default: ``period``) and each ``period`` after it."""
-        self._add(name, period if first is None else first, period)
+    def add(self, agenda: Agenda, name: str, first: int, period: int | None) -> None:
+        """Let ``name`` of ``agenda`` fall due at ``first`` and each ``period`` after it, not as before."""
+        self._entries[agenda, name] = (first, period)
+        self._find_soonest()
 
-    def at(self, name: str, when: int) -> None:
-        """Let ``name`` fall due once, then, and not when it was to before."""
-        self._entries = [entry for entry in self._entries if entry[0] != name]
-        self._add(name, when, None)
-
-    def reached(self, position: int) -> frozenset[str]:
-        """The names due at the first time not passed yet, if ``position`` has reached it; passes it."""
+    def reached(self, position: int) -> dict[Agenda, frozenset[str]]:
+        """What is due at the first time not passed yet, if ``position`` has reached it; passes it."""
         if position < self._soonest:
-            return frozenset()
-        due = frozenset(entry[0] for entry in self._entries if self._next(entry) == self._soonest)
+            return {}
+        due: dict[Agenda, frozenset[str]] = {}
+        for (agenda, name), entry in self._entries.items():
+            if self._next(*entry) == self._soonest:
+                due[agenda] = due.get(agenda, frozenset()) | {name}
         self.pass_to(int(self._soonest))
         return due
 
     def pass_to(self, when: int) -> None:
         """Leave what lies at or before ``when`` behind."""
         self.passed = when
-        self._entries = [entry for entry in self._entries if math.isfinite(self._next(entry))]
-        self._soonest = min(map(self._next, self._entries), default=math.inf)
+        self._entries = {
+            key: entry for key, entry in self._entries.items() if math.isfinite(self._next(*entry))
+        }
+        self._find_soonest()
 
-    def _add(self, name: str, first: int, period: int | None) -> None:
-        self._entries.append((name, first, period))
-        self._soonest = min(map(self._next, self._entries))
+    def _find_soonest(self) -> None:
+        self._soonest = min((self._next(*entry) for entry in self._entries.values()), default=math.inf)
 
-    def _next(self, entry: tuple[str, int, int | None]) -> float:
-        _, first, period = entry
+    def _next(self, first: int, period: int | None) -> float:
         if first > self.passed:
             return first
         if period is None:
@@ -67,22 +64,46 @@ class Agenda:
         return first + period * ((self.passed - first) // period + 1)
 
 
+class Agenda:
+    """What one party wants to fall due, by name; a name given again replaces what it was given before."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self.timeline = timeline
+
+    @property
+    def passed(self) -> int:
+        """The last time at which anything was due, of any party."""
+        return self.timeline.passed
+
+    def every(self, name: str, period: int, *, first: int | None = None) -> None:
+        """Let ``name`` fall due at ``first`` (default: ``period``) and each ``period`` after it."""
+        self.timeline.add(self, name, period if first is None else first, period)
+
+    def at(self, name: str, when: int) -> None:
+        """Let ``name`` fall due once."""
+        self.timeline.add(self, name, when, None)
+
+
 class Clock:
     """A worker's count of its iterations, and what is due in the one that ends: the clock ``step``.
 
-    All workers are in step. ``rounds`` is the agenda of a method's communication; ``meetings`` that of all
-    else that the workers do together, such as evaluations and the end. ``due`` names what falls due in the
-    present iteration; ``position`` says how far all workers are, ``total_steps`` how many iterations
-    they have made together.
+    All workers are in step. ``rounds`` is the agenda of a method's communication, ``due_rounds`` what of it
+    is due in the present iteration; ``meetings`` is that of all else that the workers do together, such as
+    evaluations and the end, and ``due`` what of it is due.
     """
 
     name: ClassVar[str] = "step"
+    #: Whether all workers make the same number of iterations, at the pace of the slowest.
+    in_step: ClassVar[bool] = True
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.step = 0
         self.due: frozenset[str] = frozenset()
-        self.rounds = self.meetings = Agenda()
+        self.due_rounds: frozenset[str] = frozenset()
+        self._shared_timeline = Timeline()
+        self.meetings = Agenda(self._shared_timeline)
+        self.rounds = Agenda(self._shared_timeline)
 
     @property
     def position(self) -> int:
@@ -97,7 +118,21 @@ class Clock:
     def tick(self) -> None:
         """Count one more iteration of this worker and find what is due in it."""
         self.step += 1
-        self.due = self.rounds.reached(self.step)
+        self._look()
+
+    def go_on(self) -> bool:
+        """Find what else is due in this iteration, after rounds were held, but not beyond a meeting."""
+        held = self.due_rounds
+        if self.due:
+            return False
+        self._look()
+        if self.due or self.due_rounds:
+            return True
+        self.due_rounds = held
+        return False
+
+    def leave_out(self, seconds: float) -> None:
+        """Let time that was spent on an evaluation not count, on a clock that counts time."""
 
     def state_dict(self) -> dict[str, Any]:
         """The count, and what is behind."""
@@ -107,51 +142,59 @@ class Clock:
         """Continue from `state_dict`."""
         self.step = state["step"]
         for agenda, passed in zip((self.rounds, self.meetings), state["passed"], strict=True):
-            agenda.pass_to(passed)
+            agenda.timeline.pass_to(passed)
+
+    def _look(self) -> None:
+        due = self._shared_timeline.reached(self.position)
+        self.due = due.get(self.meetings, frozenset())
+        self.due_rounds = due.get(self.rounds, frozenset())
 
 
 class SharedClock(Clock):
     """The clock that counts all workers' iterations (LSGD paper, Algorithm 1).
 
-    A round at time T is held at the sum ``p T``, for p workers: the first to come is the one whose iteration
-    brings the sum to ``p (T − 1) + 1``; each of the others comes when the iteration that it is in has ended,
-    which adds p − 1. Workers of equal speed hold it in the iteration in which the clock ``step`` does. A
-    worker passes at most one time in an iteration: a round that falls due during another is held in the
-    next iteration. *Communication*: 8 bytes an iteration.
+    A round of all workers at time T is held at the sum ``p T``, for p workers: the first to come is the one
+    whose iteration brings the sum to ``p (T − 1) + 1``; each of the others comes when the iteration that it
+    is in has ended, which adds p − 1. Workers of equal speed hold it in the iteration in which the clock
+    ``step`` does. Whoever is late, because a slower group held its own rounds later or a meeting that nobody
+    waits at lay between, holds all that is due one after the other: no round is lost or held twice.
+    *Communication*: 8 bytes an iteration.
     """
 
     name = "shared"
+    in_step = False
 
     def __init__(self, workers: int, count: SharedCount) -> None:
         super().__init__(workers)
         self._count = count
-        self._total_steps = 0
+        self._counted = 0
+        self._seen = 0
 
     @property
     def position(self) -> int:
-        """Iterations of the average worker, the present one of the slowest included."""
-        return -(-self._total_steps // self.workers)
+        """Iterations of the average worker, as last seen, the present one of the slowest included."""
+        return -(-self._seen // self.workers)
 
     @property
     def total_steps(self) -> int:
-        """The sum of all workers' iterations: in a round the agreed one, else as last seen."""
-        return self._total_steps
+        """The sum of all workers' iterations: in a round or meeting the agreed one, else as last seen."""
+        return self.workers * self.meetings.passed if self.due or self.due_rounds else self._seen
 
     def tick(self) -> None:
         """Count one more iteration of this worker and find what is due in it."""
-        self.step += 1
-        self._total_steps = self._count(1)
-        self._look(self.meetings)
+        self._counted += 1
+        self._seen = self._count(1)
+        super().tick()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts, and what is behind."""
+        return {**super().state_dict(), "counted": self._counted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`; adds this worker's iterations to the count of all."""
-        self._total_steps = self._count(state["step"] - self.step)
         super().load_state_dict(state)
-
-    def _look(self, agenda: Agenda) -> None:
-        self.due = agenda.reached(self.position)
-        if self.due:
-            self._total_steps = self.workers * agenda.passed
+        self._seen = self._count(state["counted"] - self._counted)
+        self._counted = state["counted"]
 
 
 class OwnClock(SharedClock):
@@ -161,19 +204,22 @@ class OwnClock(SharedClock):
 
     def __init__(self, workers: int, count: SharedCount) -> None:
         super().__init__(workers, count)
-        self.rounds = Agenda()
+        self.rounds = Agenda(Timeline())
 
-    def tick(self) -> None:
-        """Count one more iteration of this worker and find what is due in it."""
-        super().tick()
-        self.due |= self.rounds.reached(self.step)
+    @property
+    def total_steps(self) -> int:
+        """The sum of all workers' iterations: in a meeting the agreed one, else as last seen."""
+        return self.workers * self.meetings.passed if self.due else self._seen
 
     def look(self) -> None:
         """Find what is due on a rank that does not train: it goes by the average worker's count."""
-        self._total_steps = self._count(0)
-        self.step = self._total_steps // self.workers
-        self._look(self.meetings)
-        self.due |= self.rounds.reached(self.step)
+        self._seen = self._count(0)
+        self.step = self._seen // self.workers
+        self._look()
+
+    def _look(self) -> None:
+        super()._look()
+        self.due_rounds = self.rounds.timeline.reached(self.step).get(self.rounds, frozenset())
 
 
 class WallClock(Clock):
@@ -186,18 +232,31 @@ class WallClock(Clock):
     """
 
     name = "wall"
+    in_step = False
 
     def __init__(self, workers: int, seconds: float, add_up: Callable[[int], int]) -> None:
         super().__init__(workers)
-        self.meetings = Agenda()
         self._seconds = seconds
         self._add_up = add_up
         self._total_steps = 0
         self.begin_epoch()
 
+    def state_dict(self) -> dict[str, Any]:
+        """The counts, and what is behind."""
+        return {**super().state_dict(), "total_steps": self._total_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        super().load_state_dict(state)
+        self._total_steps = state["total_steps"]
+
     def begin_epoch(self) -> None:
         """Start the next epoch now."""
         self._ends_at = time.perf_counter() + self._seconds
+
+    def leave_out(self, seconds: float) -> None:
+        """Let the epoch end that much later."""
+        self._ends_at += seconds
 
     @property
     def position(self) -> int:
@@ -212,9 +271,13 @@ class WallClock(Clock):
     def tick(self) -> None:
         """Count one more iteration; collective if this worker's epoch is over."""
         self.step += 1
-        self.due = frozenset()
+        self.due = self.due_rounds = frozenset()
         if time.perf_counter() >= self._ends_at:
             self._total_steps = self._add_up(self.step)
-            self.due = frozenset({"round"})
-            while names := self.meetings.reached(self.position):
-                self.due |= names
+            self.due_rounds = frozenset({"round"})
+            while due := self.meetings.timeline.reached(self.position):
+                self.due |= due[self.meetings]
+
+    def go_on(self) -> bool:
+        """Nothing else is due in this iteration."""
+        return False

@@ -45,8 +45,8 @@ class TrainOptions:
     algorithm: str = _option("lsgd", "method by which the ranks cooperate", ALGORITHMS)
     clock: str | None = _option(
         None,
-        "what drives the rounds: the step that all make together, the shared count of all iterations, or "
-        "each worker's own count (default: step, where the method has it)",
+        "what drives the rounds: the step that all make together, the shared count of all iterations, each "
+        "worker's own count, or wall-clock time (default: step, where the method has it)",
         CLOCKS,
     )
     groups: GroupSpec = _option(

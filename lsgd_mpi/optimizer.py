@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -152,9 +153,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
             )
         if not self.trains:
             raise UsageError(f"this rank does not train with {self._algorithm.name}: call optimizer.attend()")
-        if self._taken_over:
-            raise UsageError("another DistributedOptimizer was made for this model: step that one")
-        self._parameters.check_own()
+        self._check_in_use()
         self._clock.tick()
         self._algorithm.before_update(loss)
         self._algorithm.update()
@@ -171,7 +170,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     def attend(self) -> None:
         """What a rank that does not train does in the place of `step`; takes about a millisecond."""
-        self._parameters.check_own()
+        self._check_in_use()
         if self.trains:
             raise UsageError("this rank trains: call optimizer.step(loss)")
         assert isinstance(self._clock, OwnClock)
@@ -183,6 +182,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
         Collective.
         """
+        self._check_in_use()
         self._algorithm.finish()
         self._rounds.extend(self._communicator.remaining_rounds())
 
@@ -205,9 +205,11 @@ class DistributedOptimizer(torch.optim.Optimizer):
         self._parameters.check_own()
         if self._evaluation is None:
             self._evaluation = torch.empty_like(self._parameters.flat)
+        begun = time.perf_counter()
         self._algorithm.write_evaluated(self._evaluation)
         with self._parameters.showing(self._evaluation):
             yield
+        self._clock.leave_out(time.perf_counter() - begun)
 
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's state, the clock's and the algorithm's, of this rank."""
@@ -218,7 +220,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from `state_dict`, of the same rank. Raises `UsageError` for another algorithm's."""
+        """Continue from `state_dict`, of the same rank. Collective. `UsageError` for another algorithm's."""
         state = state_dict["algorithm"]
         if state["name"] != self._algorithm.name:
             raise UsageError(f"the saved state is of {state['name']}, not of {self._algorithm.name}")
@@ -236,6 +238,11 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def __repr__(self) -> str:
         algorithm = self._algorithm
         return f"DistributedOptimizer({algorithm.name}, {algorithm.options}, {algorithm.optimizer})"
+
+    def _check_in_use(self) -> None:
+        if self._taken_over:
+            raise UsageError("another DistributedOptimizer was made for this model: step that one")
+        self._parameters.check_own()
 
     def _give_up_if_sharing(self, parameters: list[tuple[str, torch.Tensor]]) -> None:
         mine = {id(tensor) for _, tensor in self._parameters.named}

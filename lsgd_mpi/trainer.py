@@ -9,6 +9,7 @@ import itertools
 import logging
 import math
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -80,6 +81,9 @@ class Trainer:
         )
         self._slowness = dict(options.slow_rank).get(communicator.world_rank, 1.0)
         self._step_of_last_round = 0
+        if not self.optimizer.trains:
+            # torch looks for a call of step(), which such a rank never makes.
+            warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler", category=UserWarning)
         # Without a milestone a scheduler would set nothing, but write the same rates at every step.
         self._schedule = None
         if options.lr_milestones:
@@ -116,16 +120,15 @@ class Trainer:
                 self._be_slow(batch.made_in_s, start, before)
                 spent_s = time.perf_counter() - start
                 since_row.add_times(batch.made_in_s, spent_s, before, self._communicator.traffic)
+            over = budget.is_over(self._elapsed_s(), self._communicator.traffic.wait_s)
+            if over:
+                self.optimizer.finish()
             self._write_rounds(before)
             if batch is not None and clock.step % options.log_every == 0:
                 self._write_row(since_row)
                 since_row = Meter()
-            over = budget.is_over(self._elapsed_s())
             if progress.reached(clock.position):
                 progress.show(since_evaluation.loss if since_evaluation.steps else None)
-            if over:
-                self.optimizer.finish()
-                self._write_leaders()
             if over or _EVALUATION in clock.due:
                 self._evaluate(since_evaluation)
                 since_evaluation = Meter()
@@ -173,8 +176,8 @@ class Trainer:
             result = evaluate(task.model, task.test_batches(), communicator)
         if communicator.world_rank == 0 and not math.isfinite(result.loss):
             _log.warning(
-                f"the test loss at step {step} is not finite; {sums[2]:.0f} of {communicator.world_size} "
-                "ranks have a finite training loss: lower --lr"
+                f"the test loss at step {step} is not finite; {sums[2]:.0f} of "
+                f"{self.optimizer.clock.workers} ranks that train have a finite training loss: lower --lr"
             )
         if communicator.world_rank == 0:
             self._write_metrics(train_loss, result)

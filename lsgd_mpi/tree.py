@@ -86,8 +86,12 @@ def make_tree(topology: Topology, degree: int) -> Tree:
                 -each,
             ),
         )
-        if needs_parent and len(free[group]) >= degree + 1:
-            places[parent] = free[group].pop(0)
+        if needs_parent and len(free[group]) > degree:
+            # Unless that would part a family that is still to come.
+            after = sum(len(each) // degree for each in free.values()) - len(free[group]) // degree
+            after += (len(free[group]) - 1) // degree
+            if after >= len(parents) - parents.index(parent):
+                places[parent] = free[group].pop(0)
         for place in range(degree * parent + 1, degree * parent + degree + 1):
             if not free[group]:
                 group = max(free, key=lambda each: len(free[each]))

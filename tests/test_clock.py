@@ -2,19 +2,20 @@ import random
 
 import pytest
 
-from lsgd_mpi.clock import Agenda, Clock, OwnClock, SharedClock
+from lsgd_mpi.budget import Budget
+from lsgd_mpi.clock import Agenda, Clock, OwnClock, SharedClock, Timeline
 
 
 def passed(agenda, position):
     """(time, names) of all that a worker at ``position`` passes, one after the other."""
     found = []
-    while names := agenda.reached(position):
-        found.append((agenda.passed, set(names)))
+    while due := agenda.timeline.reached(position):
+        found.append((agenda.passed, set(due[agenda])))
     return found
 
 
 def test_what_recurs_falls_due_at_its_period_and_together_with_what_else_does():
-    agenda = Agenda()
+    agenda = Agenda(Timeline())
     agenda.every("local", 3)
     agenda.every("global", 4)
     agenda.every("first", 3, first=1)
@@ -33,15 +34,15 @@ def test_what_recurs_falls_due_at_its_period_and_together_with_what_else_does():
 
 
 def test_an_agenda_with_nothing_in_it_and_one_not_reached_yield_nothing():
-    agenda = Agenda()
-    assert agenda.reached(1_000_000) == frozenset()
+    agenda = Agenda(Timeline())
+    assert agenda.timeline.reached(1_000_000) == {}
     agenda.every("round", 5)
-    assert agenda.reached(4) == frozenset()
+    assert agenda.timeline.reached(4) == {}
     assert agenda.passed == 0
 
 
 def test_what_comes_once_can_be_put_off_and_comes_once():
-    agenda = Agenda()
+    agenda = Agenda(Timeline())
     agenda.at("end", 4)
     agenda.at("end", 6)
     agenda.every("round", 4)
@@ -51,16 +52,16 @@ def test_what_comes_once_can_be_put_off_and_comes_once():
         *[(when, {"round"}) for when in (8, 12, 16, 20)],
     ]
     agenda.at("end", 20)
-    assert agenda.reached(23) == frozenset()
+    assert agenda.timeline.reached(23) == {}
     agenda.at("end", 22)
     assert passed(agenda, 25) == [(22, {"end"}), (24, {"round"})]
 
 
 def test_passing_to_a_time_leaves_what_lies_before_behind():
-    agenda = Agenda()
+    agenda = Agenda(Timeline())
     agenda.every("round", 4)
     agenda.at("once", 5)
-    agenda.pass_to(9)
+    agenda.timeline.pass_to(9)
     assert passed(agenda, 16) == [(12, {"round"}), (16, {"round"})]
 
 
@@ -92,7 +93,7 @@ class Workers:
             rank = min((each for each in range(p) if each not in at_round), key=lambda each: ready[each])
             clock = self.clocks[rank]
             clock.tick()
-            if "round" in clock.due:
+            if "round" in clock.due_rounds:
                 at_round[rank] = (ready[rank], clock.rounds.passed, clock.total_steps)
                 if len(at_round) == p:
                     begun = max(when for when, _, _ in at_round.values())
@@ -148,29 +149,45 @@ def test_nobody_waits_for_longer_than_the_slowest_ones_iteration():
     assert rounds[-1][0][0] == pytest.approx(100 * 64 * 0.3, rel=0.03)
 
 
-def test_the_clocks_of_a_round_and_of_a_meeting_are_one_sequence():
-    clock, other = SharedClock(1, _counting()), SharedClock(1, _counting())
-    for each in (clock, other):
-        each.rounds.every("round", 4)
-        each.meetings.every("evaluation", 6)
+def due_of(clock):
+    return clock.due | clock.due_rounds
+
+
+def test_rounds_and_meetings_are_one_sequence_and_do_not_share_their_names():
+    clock = SharedClock(1, _counting())
+    clock.rounds.every("round", 4)
+    clock.meetings.every("evaluation", 6)
+    clock.meetings.at("round", 7)
     seen = []
     for _ in range(12):
         clock.tick()
-        seen.append(set(clock.due))
-    due = {4: {"round"}, 6: {"evaluation"}, 8: {"round"}, 12: {"round", "evaluation"}}
-    assert seen == [due.get(step, set()) for step in range(1, 13)]
-    # A worker who is late in looking passes the same times, one an iteration.
-    other._count(20)
-    late = []
-    for _ in range(5):
-        other.tick()
-        late.append((set(other.due), other.total_steps))
-    assert late == [
-        ({"round"}, 4),
-        ({"evaluation"}, 6),
-        ({"round"}, 8),
-        ({"round", "evaluation"}, 12),
-        ({"round"}, 16),
+        seen.append((set(clock.due_rounds), set(clock.due)))
+    rounds, evaluation = {"round"}, {"evaluation"}
+    due = {
+        4: (rounds, set()),
+        6: (set(), evaluation),
+        7: (set(), {"round"}),
+        8: (rounds, set()),
+        12: (rounds, evaluation),
+    }
+    assert seen == [due.get(step, (set(), set())) for step in range(1, 13)]
+
+
+def test_who_is_late_holds_all_rounds_at_once_but_stops_at_a_meeting():
+    clock = SharedClock(1, _counting())
+    clock.rounds.every("round", 4)
+    clock.meetings.every("evaluation", 10)
+    clock._count(20)
+    held = []
+    for _ in range(3):
+        clock.tick()
+        held.append([(set(due_of(clock)), clock.total_steps)])
+        while clock.go_on():
+            held[-1].append((set(due_of(clock)), clock.total_steps))
+    assert held == [
+        [({"round"}, 4), ({"round"}, 8), ({"evaluation"}, 10)],
+        [({"round"}, 12), ({"round"}, 16), ({"round", "evaluation"}, 20)],
+        [(set(), 23)],
     ]
 
 
@@ -195,7 +212,7 @@ def test_on_its_own_clock_a_worker_goes_by_its_own_count_and_meets_the_others_by
     seen = []
     for clock in ticks:
         clock.tick()
-        seen.append(("fast" if clock is fast else "slow", clock.step, set(clock.due)))
+        seen.append(("fast" if clock is fast else "slow", clock.step, set(due_of(clock))))
     assert [each[:2] for each in seen if "round" in each[2]] == [
         ("fast", 1),
         ("fast", 3),
@@ -220,7 +237,8 @@ def test_a_saved_clock_continues_where_it_was():
     for _ in range(8):
         first.tick()
         second.tick()
-        assert (second.step, second.due, second.total_steps) == (first.step, first.due, first.total_steps)
+        told = [(each.step, due_of(each), each.total_steps) for each in (first, second)]
+        assert told[0] == told[1]
 
 
 def test_a_saved_shared_clock_brings_its_iterations_into_the_count():
@@ -243,5 +261,94 @@ def test_a_saved_shared_clock_brings_its_iterations_into_the_count():
     for _ in range(2):
         for clock in loaded:
             clock.tick()
-            due.append(set(clock.due))
+            due.append(set(clock.due_rounds))
     assert due == [set(), set(), {"round"}, {"round"}]
+
+
+def test_a_rank_that_does_not_train_goes_by_the_average_and_counts_for_nothing():
+    count = _counting()
+    leaf, root = OwnClock(1, count), OwnClock(1, count)
+    for clock in (leaf, root):
+        clock.rounds.every("down", 3)
+        clock.meetings.at("end", 5)
+    for _ in range(3):
+        leaf.tick()
+    root.look()
+    assert (root.step, root.due_rounds, root.due) == (3, {"down"}, frozenset())
+    saved = [leaf.state_dict(), root.state_dict()]
+    again = _counting()
+    loaded = [OwnClock(1, again) for _ in saved]
+    for clock, state in zip(loaded, saved, strict=True):
+        clock.load_state_dict(state)
+    assert again(0) == 3
+
+
+class Slices:
+    """Workers on clocks of their own, in virtual time, that keep a budget of seconds."""
+
+    def __init__(self, seconds, limit):
+        self.now, self.done = [0.0] * len(seconds), [False] * len(seconds)
+        self.seconds = seconds
+        self.offers = []
+        count = _counting()
+        self.clocks = [OwnClock(len(seconds), count) for _ in seconds]
+        self.budgets = [
+            Budget(_Offering(self, rank), clock, float("inf"), limit)
+            for rank, clock in enumerate(self.clocks)
+        ]
+        self.waiting = {}
+        self.waited = [0.0] * len(seconds)
+
+    def run(self):
+        while not all(self.done):
+            at_work = [rank for rank, done in enumerate(self.done) if not done and rank not in self.waiting]
+            rank = min(at_work, key=lambda each: self.now[each] + self.seconds[each])
+            self.now[rank] += self.seconds[rank]
+            self.clocks[rank].tick()
+            try:
+                self.done[rank] = self.budgets[rank].is_over(self.now[rank], self.waited[rank])
+            except _MustWaitError as wait:
+                self.waiting[rank] = wait.number
+            for late, number in list(self.waiting.items()):
+                if len(self.offers[number]) == len(self.seconds):
+                    del self.waiting[late]
+                    come = max(self.now[late], *(when for when, _ in self.offers[number].values()))
+                    self.waited[late] += come - self.now[late]
+                    self.now[late] = come
+                    self.done[late] = self.budgets[late].is_over(come, self.waited[late])
+        return [clock.step for clock in self.clocks]
+
+
+class _MustWaitError(Exception):
+    def __init__(self, number):
+        super().__init__(number)
+        self.number = number
+
+
+class _Offering:
+    def __init__(self, slices, rank):
+        self.slices, self.rank, self.number = slices, rank, 0
+
+    def start_maximum(self, values):
+        offers, number = self.slices.offers, self.number
+        self.number += 1
+        if number == len(offers):
+            offers.append({})
+        offers[number][self.rank] = (self.slices.now[self.rank], list(values))
+
+        def finish():
+            if len(offers[number]) < len(self.slices.seconds):
+                raise _MustWaitError(number)
+            columns = zip(*(each for _, each in offers[number].values()), strict=True)
+            return [max(column) for column in columns]
+
+        return finish
+
+
+@pytest.mark.parametrize(
+    "seconds", [(0.3, 0.3, 0.3, 0.9), (0.1, 0.1, 0.1, 5.0), (0.1, 0.1, 0.1, 0.3), (0.01, 0.02, 0.03, 0.04)]
+)
+def test_a_limit_of_time_does_not_let_fast_workers_wait_for_slow_ones(seconds):
+    steps = Slices(seconds, 300.0).run()
+    for own, step_s in zip(steps, seconds, strict=True):
+        assert own == pytest.approx(300.0 / step_s, rel=0.1, abs=3)

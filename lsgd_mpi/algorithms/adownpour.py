@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from lsgd_mpi.algorithms.base import Options, check_period, option
+from lsgd_mpi.algorithms.base import PeriodOptions
 from lsgd_mpi.algorithms.center import CENTER_AVERAGE
 from lsgd_mpi.algorithms.downpour_asynchronous import AsynchronousDownpour
-
-
-@dataclass(frozen=True)
-class ADownpourOptions(Options):
-    """Options of ADOWNPOUR."""
-
-    local_period: int = option(16, "τ", "iterations of a worker between two of its exchanges")
-
-    def check(self) -> None:
-        """Raise `UsageError` for a period below 1."""
-        super().check()
-        check_period("local_period", self.local_period)
 
 
 class ADownpour(AsynchronousDownpour):
@@ -31,7 +17,7 @@ class ADownpour(AsynchronousDownpour):
 
     name = "adownpour"
     other_clocks = "is asynchronous; in step it is downpour with --evaluated center-average"
-    options_class = ADownpourOptions
+    options_class = PeriodOptions
 
     @property
     def evaluated(self) -> str:

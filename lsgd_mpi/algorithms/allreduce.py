@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from lsgd_mpi.algorithms.base import Algorithm, Worker
-from lsgd_mpi.leaders import Round
 
 
 class Allreduce(Algorithm):
@@ -48,10 +46,6 @@ class Allreduce(Algorithm):
         """The optimizer's step with the averaged gradients."""
         with self.optimizer.skip_synchronize():  # type: ignore[attr-defined]
             self.optimizer.step()
-
-    def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
-        """Nothing is left to do."""
-        return iter(())
 
     def close(self) -> None:
         """Stop averaging the model's gradients."""

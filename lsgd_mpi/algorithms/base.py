@@ -26,7 +26,7 @@ class Center(Protocol):
     def exchange(self, move: Callable[..., None]) -> int: ...  # noqa: D102
     def start_exchange(self, move: Callable[..., None]) -> Callable[[], int]: ...  # noqa: D102
     def visits(self) -> int: ...  # noqa: D102
-    def read(self) -> list[torch.Tensor]: ...  # noqa: D102
+    def read(self) -> tuple[list[torch.Tensor], int]: ...  # noqa: D102
     def write(self, vectors: Sequence[torch.Tensor], visits: int = 0) -> None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
@@ -59,9 +59,10 @@ class Communicator(Protocol):
     def end_gradient_averaging(self, wrapped: Any) -> None: ...  # noqa: D102
     def averaging_gradients(self, nbytes: int) -> AbstractContextManager[None]: ...  # noqa: D102
     def round(self) -> AbstractContextManager[None]: ...  # noqa: D102
+    def guarded(self, what: str) -> AbstractContextManager[None]: ...  # noqa: D102
     def sum(self, values: Sequence[float]) -> list[float]: ...  # noqa: D102
     def center(self, *starts: torch.Tensor) -> Center: ...  # noqa: D102
-    def mailbox(self, neighbour: int, like: torch.Tensor) -> Mailbox: ...  # noqa: D102
+    def mailboxes(self, neighbours: Sequence[int], like: torch.Tensor) -> Mapping[int, Mailbox]: ...  # noqa: D102
     def barrier(self) -> None: ...  # noqa: D102
     def shared_count(self) -> SharedCount: ...  # noqa: D102
 
@@ -110,6 +111,18 @@ def check_period(name: str, value: int) -> None:
         raise UsageError(f"{flag(name)} {value}: a period is a whole number of iterations, at least 1")
 
 
+@dataclass(frozen=True)
+class PeriodOptions(Options):
+    """Options of every method with one period."""
+
+    local_period: int = option(16, "τ", "iterations between two rounds")
+
+    def check(self) -> None:
+        """Raise `UsageError` for a period below 1."""
+        super().check()
+        check_period("local_period", self.local_period)
+
+
 def check_pull(name: str, value: float) -> None:
     """Raise `UsageError` unless a pull lies in [0, 1]."""
     if not 0.0 <= value <= 1.0:
@@ -155,7 +168,7 @@ class Algorithm(ABC):
 
     ``optimizer.step(loss)`` of the public face lets the clock tick and calls `before_update`, `update` and
     `after_update`, in this order, on every worker. The method writes its rounds into the clock's agenda
-    ``rounds``, and finds in ``clock.due`` which one is to be held now.
+    ``rounds``, and finds in ``clock.due_rounds`` which one is to be held now.
     """
 
     name: ClassVar[str]
@@ -212,9 +225,9 @@ class Algorithm(ABC):
         """The worker's own optimizer step."""
         self.optimizer.step()
 
-    @abstractmethod
-    def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:
+    def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
         """What happens after the worker's own step; yields the rounds that elected a leader."""
+        return iter(())
 
     def attend(self) -> None:
         """What a rank that does not train does in the place of an iteration, in about a millisecond."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from lsgd_mpi.algorithms.base import Algorithm, Options, Worker, check_period, option
+from lsgd_mpi.algorithms.base import Algorithm, PeriodOptions, Worker, option
 from lsgd_mpi.algorithms.running_average import RunningAverage
 
 CENTER = "center"
@@ -19,21 +19,15 @@ CENTER_AVERAGE = "center-average"
 
 
 @dataclass(frozen=True)
-class CenterOptions(Options):
+class CenterOptions(PeriodOptions):
     """Options of every method with a center."""
 
-    local_period: int = option(16, "τ", "iterations between two rounds")
     evaluated: str = option(
         CENTER,
         "",
         "what is tested: the center, or its average over all rounds (double averaging)",
         choices=(CENTER, CENTER_AVERAGE),
     )
-
-    def check(self) -> None:
-        """Raise `UsageError` for a period below 1."""
-        super().check()
-        check_period("local_period", self.local_period)
 
 
 class CenterAlgorithm(Algorithm):
@@ -68,7 +62,7 @@ class CenterAlgorithm(Algorithm):
 
     def _hold_round(self) -> None:
         """The round, if one is due: collective over the world."""
-        if "round" not in self.clock.due:
+        if "round" not in self.clock.due_rounds:
             return
         self.parameters.check()
         with self.communicator.round():

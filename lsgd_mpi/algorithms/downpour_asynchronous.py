@@ -36,26 +36,27 @@ class AsynchronousDownpour(VisitingAlgorithm):
         super().__init__(options, worker)
         self.clock.rounds.every("round", options.local_period)
         self._left_from = self.parameters.flat.clone()
+        self._step_of_exchange = 0
 
     @classmethod
     def check_optimizer(cls, optimizer: torch.optim.Optimizer) -> None:
         """Raise `UsageError` for momentum."""
         refuse_momentum(cls.name, optimizer)
 
-    @property
-    def evaluated(self) -> str:
-        """The center or its average over time, as the options say."""
-        return str(self.options.evaluated)
-
     def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
         """Make the exchange that is due."""
-        if "round" in self.clock.due:
+        if "round" in self.clock.due_rounds:
             self._exchange()
         return iter(())
 
     def finish(self) -> None:
         """Give the rest of a period to the center."""
-        self._exchange()
+        if self.clock.step > self._step_of_exchange:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        super()._exchange()
+        self._step_of_exchange = self.clock.step
 
     def _move(self, visit: int, part: slice, *vectors: torch.Tensor) -> None:
         (center,) = vectors
@@ -68,9 +69,10 @@ class AsynchronousDownpour(VisitingAlgorithm):
 
     def state_dict(self) -> dict[str, Any]:
         """The center's, and where the worker left from."""
-        return {**super().state_dict(), "left_from": self._left_from.clone()}
+        return {**super().state_dict(), "left_from": self._left_from.clone(), "step": self._step_of_exchange}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`. Collective."""
         super().load_state_dict(state)
         self._left_from.copy_(state["left_from"])
+        self._step_of_exchange = state["step"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +11,6 @@ from lsgd_mpi.algorithms.base import check_rate, flag, option
 from lsgd_mpi.algorithms.center import CenterAlgorithm, CenterOptions
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.groups import Topology
-from lsgd_mpi.leaders import Round
 
 #: β of the thesis' experiments (Table 4.1).
 DEFAULT_MOVING_RATE = 0.9
@@ -92,10 +90,6 @@ class EASGD(CenterAlgorithm):
     def before_update(self, loss: torch.Tensor | float) -> None:  # noqa: ARG002
         """Hold the round that is due: the gradient was taken at the point that it starts from."""
         self._hold_round()
-
-    def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
-        """Nothing is left to do."""
-        return iter(())
 
     def _exchange(self) -> None:
         self._mean.copy_(self.parameters.flat)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from lsgd_mpi.algorithms.base import Worker, option
 from lsgd_mpi.algorithms.easgd import EASGDOptions
 from lsgd_mpi.algorithms.visiting import VisitingAlgorithm
-from lsgd_mpi.leaders import Round
+from lsgd_mpi.groups import Topology
 
 BLOCKING, OVERLAPPED = "blocking", "overlapped"
 
@@ -27,6 +27,13 @@ class AsynchronousEASGDOptions(EASGDOptions):
         "what came back a period later",
         choices=(BLOCKING, OVERLAPPED),
     )
+
+    def doubts(self, topology: Topology) -> list[str]:  # noqa: ARG002
+        """A rate at which an exchange drives worker and center apart."""
+        alpha = self.worker_moving_rate or 0.0
+        if alpha <= 1.0:
+            return []
+        return [f"EASGD is unstable at α = {alpha:g}: alone, a worker and the center need α ≤ 1"]
 
 
 class AsynchronousEASGD(VisitingAlgorithm):
@@ -65,14 +72,9 @@ class AsynchronousEASGD(VisitingAlgorithm):
             self._position = torch.empty_like(self.parameters.flat)
             self._difference = torch.zeros_like(self.parameters.flat)
 
-    @property
-    def evaluated(self) -> str:
-        """The center or its average over time, as the options say."""
-        return str(self.options.evaluated)
-
     def before_update(self, loss: torch.Tensor | float) -> None:  # noqa: ARG002
         """Make the exchange that is due: the gradient was taken at the point that it starts from."""
-        if "round" not in self.clock.due:
+        if "round" not in self.clock.due_rounds:
             return
         if self.options.exchange == BLOCKING:
             self._take_position()
@@ -83,10 +85,6 @@ class AsynchronousEASGD(VisitingAlgorithm):
             self._apply()
             self._take_position()
             self._under_way = self.center.start_exchange(self._move)
-
-    def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
-        """Nothing is left to do."""
-        return iter(())
 
     def finish(self) -> None:
         """Apply what is still under way."""

@@ -12,7 +12,6 @@ import torch
 from lsgd_mpi.algorithms.base import (
     Algorithm,
     Communicator,
-    Mailbox,
     Options,
     Worker,
     check_period,
@@ -145,10 +144,8 @@ class EASGDTree(Algorithm):
         me = self.communicator.world_rank
         self.trains = me in self.tree.leaves
         self._parent, self._children = self.tree.parent(me), self.tree.children(me)
-        self._mailboxes: dict[int, Mailbox] = {
-            neighbour: self.communicator.mailbox(neighbour, self.parameters.flat)
-            for neighbour in (*([] if self._parent is None else [self._parent]), *self._children)
-        }
+        neighbours = (*([] if self._parent is None else [self._parent]), *self._children)
+        self._mailboxes = self.communicator.mailboxes(neighbours, self.parameters.flat)
         up, down = self._periods()
         if self._parent is not None:
             self.clock.rounds.every(_UP, up)
@@ -191,11 +188,12 @@ class EASGDTree(Algorithm):
         for mailbox in self._mailboxes.values():
             mailbox.begin_end()
         left = list(self._mailboxes.values())
-        while left:
-            arrived = [mailbox.receive(self._follow) for mailbox in left]
-            left = [mailbox for mailbox in left if not mailbox.has_ended()]
-            if left and not any(arrived):
-                time.sleep(_LOOK_EVERY_S)
+        with self.communicator.guarded("the last letters of the neighbours in the tree"):
+            while left:
+                arrived = [mailbox.receive(self._follow) for mailbox in left]
+                left = [mailbox for mailbox in left if not mailbox.has_ended()]
+                if left and not any(arrived):
+                    time.sleep(_LOOK_EVERY_S)
         for mailbox in self._mailboxes.values():
             mailbox.reopen()
         self.communicator.barrier()
@@ -207,17 +205,17 @@ class EASGDTree(Algorithm):
 
     def _look(self) -> bool:
         """Whether any neighbour's parameters had arrived."""
-        if _UP in self.clock.due and self._parent is not None:
+        if _UP in self.clock.due_rounds and self._parent is not None:
             self._mailboxes[self._parent].offer()
-        if _DOWN in self.clock.due:
+        if _DOWN in self.clock.due_rounds:
             for child in self._children:
                 self._mailboxes[child].offer()
-        self.parameters.check()
-        arrived = False
-        for mailbox in self._mailboxes.values():
-            mailbox.post(self._write)
-            arrived |= mailbox.receive(self._follow)
-        return arrived
+        with self.communicator.guarded("letters of the neighbours in the tree"):
+            # First what is sent, then what has come, as in the thesis.
+            for mailbox in self._mailboxes.values():
+                mailbox.post(self._write)
+            arrived = [mailbox.receive(self._follow) for mailbox in self._mailboxes.values()]
+        return any(arrived)
 
     def _position(self) -> torch.Tensor:
         """x: the parameters without Nesterov's look-ahead."""
@@ -229,10 +227,12 @@ class EASGDTree(Algorithm):
         return x
 
     def _write(self, letter: torch.Tensor) -> None:
+        self.parameters.check()
         letter.copy_(self._position())
 
     def _follow(self, letter: torch.Tensor) -> None:
         """``x ← x + α (x_neighbour − x)``."""
+        self.parameters.check()
         alpha = self.options.worker_moving_rate
         with self.communicator.round():
             theirs = letter.to(self.parameters.flat.device)

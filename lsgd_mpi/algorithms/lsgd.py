@@ -138,9 +138,13 @@ class LSGD(Algorithm):
                 x.add_(leader, alpha=pull)
 
     def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
-        """Hold the rounds that are due."""
-        if not self.clock.due & {_LOCAL, _GLOBAL}:
-            return
+        """Hold the rounds that are due, of a late worker all that lie before the next meeting."""
+        while self.clock.due_rounds:
+            yield from self._hold_rounds()
+            if not self.clock.go_on():
+                return
+
+    def _hold_rounds(self) -> Iterator[Round]:
         self.parameters.check()
         local_leader = self.communicator.elect(self._window.mean())
         if not local_leader.is_valid:
@@ -150,12 +154,12 @@ class LSGD(Algorithm):
             )
             error.reporter = local_leader.world_rank
             raise error
-        if _LOCAL in self.clock.due:
+        if _LOCAL in self.clock.due_rounds:
             with self.communicator.round():
                 self._follow(local_leader, "local")
                 self._buffers.exchange(local_leader)
             yield self._round(local_leader, "local")
-        if _GLOBAL in self.clock.due:
+        if _GLOBAL in self.clock.due_rounds:
             with self.communicator.round():
                 global_leader = self.communicator.elect_among_leaders(local_leader)
                 self._follow(global_leader, "global")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +11,6 @@ from lsgd_mpi.algorithms.center import CENTER
 from lsgd_mpi.algorithms.eamsgd import check_momentum_sgd
 from lsgd_mpi.algorithms.visiting import VisitingAlgorithm
 from lsgd_mpi.errors import UsageError
-from lsgd_mpi.leaders import Round
 
 
 class MDownpour(VisitingAlgorithm):
@@ -37,7 +35,7 @@ class MDownpour(VisitingAlgorithm):
     def __init__(self, options: Options, worker: Worker) -> None:
         super().__init__(options, worker, velocity=True)
         if not worker.equal_start:
-            self.parameters.flat.copy_(self.center.read()[0])
+            self.parameters.flat.copy_(self.center.read()[0][0])
         self._scaled_gradient = torch.zeros_like(self.parameters.flat)
         self._gradient_views = {
             id(tensor): view
@@ -63,10 +61,6 @@ class MDownpour(VisitingAlgorithm):
         self._scale_gradients()
         self._momentum = momentum_of(self.optimizer)
         self._exchange()
-
-    def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
-        """Nothing is left to do."""
-        return iter(())
 
     def _scale_gradients(self) -> None:
         """``η (g + weight decay · x)`` of each parameter; 0 without a gradient."""

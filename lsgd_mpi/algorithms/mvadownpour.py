@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lsgd_mpi.algorithms.adownpour import ADownpour, ADownpourOptions
-from lsgd_mpi.algorithms.base import check_share, option
+from lsgd_mpi.algorithms.adownpour import ADownpour
+from lsgd_mpi.algorithms.base import PeriodOptions, check_share, option
 from lsgd_mpi.algorithms.visiting import CenterLag
 
 
 @dataclass(frozen=True)
-class MVADownpourOptions(ADownpourOptions):
+class MVADownpourOptions(PeriodOptions):
     """Options of MVADOWNPOUR."""
 
     averaging_rate: float = option(0.001, "a", "weight of the newest parameters in the moving average")

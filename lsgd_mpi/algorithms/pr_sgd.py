@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
-from lsgd_mpi.algorithms.base import Algorithm, Options, Worker, check_period, option
+from lsgd_mpi.algorithms.base import Algorithm, PeriodOptions, Worker
 from lsgd_mpi.leaders import Round
-
-
-@dataclass(frozen=True)
-class PRSGDOptions(Options):
-    """Options of PR-SGD."""
-
-    local_period: int = option(16, "I", "iterations between two averagings")
-
-    def check(self) -> None:
-        """Raise `UsageError` for a period below 1."""
-        super().check()
-        check_period("local_period", self.local_period)
 
 
 class AveragingAlgorithm(Algorithm):
@@ -32,7 +19,7 @@ class AveragingAlgorithm(Algorithm):
 
     def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
         """Hold the round that is due."""
-        if "round" in self.clock.due:
+        if "round" in self.clock.due_rounds:
             self._average()
         return iter(())
 
@@ -60,8 +47,8 @@ class PRSGD(AveragingAlgorithm):
 
     name = "pr-sgd"
     clocks = ("step", "shared")
-    options_class = PRSGDOptions
+    options_class = PeriodOptions
 
-    def __init__(self, options: PRSGDOptions, worker: Worker) -> None:
+    def __init__(self, options: PeriodOptions, worker: Worker) -> None:
         super().__init__(options, worker)
         self.clock.rounds.every("round", options.local_period)

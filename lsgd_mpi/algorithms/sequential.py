@@ -47,10 +47,6 @@ class Sequential(Algorithm):
         if isinstance(optimizer, torch.optim.SGD) and momentum_of(optimizer):
             raise UsageError(f"{cls.name} has no momentum: use --momentum 0, or msgd")
 
-    def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002
-        """Nothing is left to do."""
-        return iter(())
-
     def write_evaluated(self, into: torch.Tensor) -> None:
         """The parameters."""
         into.copy_(self.parameters.flat)

@@ -45,7 +45,7 @@ class CenterLag:
         return (before + 1.0) / (after + 1.0)
 
     def restart(self, visit: int) -> None:
-        """Let the average be the center as it is after ``visit``."""
+        """Let the average be what the center is now, as if it had been there since the first visit."""
         self.part.zero_()
         self._visit = visit
 
@@ -78,6 +78,11 @@ class VisitingAlgorithm(Algorithm):
         self.center = self.communicator.center(*vectors)
         self._lag = self._make_lag()
         self._last_visit: int | None = None
+
+    @property
+    def evaluated(self) -> str:
+        """The center or its average over time, as the options say."""
+        return str(self.options.evaluated)
 
     def _make_lag(self) -> CenterLag | None:
         """What follows the center's time average, if that is evaluated."""
@@ -112,7 +117,7 @@ class VisitingAlgorithm(Algorithm):
         self._settle()
         self.communicator.barrier()
         if self.communicator.world_rank == 0:
-            into.copy_(self.center.read()[0])
+            into.copy_(self.center.read()[0][0])
         self.communicator.broadcast(into, 0, "global")
         if self._lag is not None:
             lag = self._lag.at(self.center.visits())
@@ -129,12 +134,15 @@ class VisitingAlgorithm(Algorithm):
         self.center.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """On world rank 0 the center and its visits; everywhere this worker's last visit and its lag."""
-        home = self.communicator.world_rank == 0
+        """On world rank 0 the center and its visits; everywhere this worker's last visit and its lag.
+
+        They belong together if no rank makes an iteration meanwhile.
+        """
+        vectors, visits = self.center.read() if self.communicator.world_rank == 0 else (None, None)
         return {
             **super().state_dict(),
-            "center": self.center.read() if home else None,
-            "visits": self.center.visits(),
+            "center": vectors,
+            "visits": visits,
             "last_visit": self._last_visit,
             "lag": None if self._lag is None else self._lag.state_dict(),
         }
@@ -144,10 +152,11 @@ class VisitingAlgorithm(Algorithm):
         super().load_state_dict(state)
         if state["center"] is not None:
             self.center.write(state["center"], state["visits"])
+        self.communicator.barrier()
         self._last_visit = state["last_visit"]
         if self._lag is not None:
             if state["lag"] is not None:
                 self._lag.load_state_dict(state["lag"])
             else:
-                self._lag.restart(state["visits"])
+                self._lag.restart(self.center.visits())
         self.communicator.barrier()

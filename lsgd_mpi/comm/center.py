@@ -8,12 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from lsgd_mpi.comm.libraries import MPI
 from lsgd_mpi.comm.waiting import wait_until
-from lsgd_mpi.comm.window import Window
+from lsgd_mpi.comm.window import Window, as_bytes
 
 #: Moves a part of the center and of the worker towards each other: ``move(visit, part, *vectors)``, where
 #: ``visit`` counts the visits of all workers from 1, ``part`` says where in the flat tensors the part lies,
@@ -52,16 +51,16 @@ class Center:
         account: Callable[[Visit], None],
         guarded: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        self._like = starts[0]
-        self._count = len(starts)
-        self._nbytes: int = self._like.numel() * self._like.element_size()
+        self._length, self._count = starts[0].numel(), len(starts)
+        self._dtype, self._device = starts[0].dtype, starts[0].device
+        self._item_bytes = starts[0].element_size()
+        self._nbytes: int = self._length * self._item_bytes
         self._account = account
         self._guarded = guarded
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lsgd-center")
         # Two of each vector: one part is computed with while the next one is on its way.
-        elements = min(self._like.numel(), max(1, _PART_BYTES // self._like.element_size()))
-        self._buffers = [[torch.empty(elements, dtype=self._like.dtype) for _ in starts] for _ in range(2)]
-        self._elements = elements
+        self._elements = min(self._length, _PART_BYTES // self._item_bytes)
+        self._buffers = [[torch.empty(self._elements, dtype=self._dtype) for _ in starts] for _ in range(2)]
         self.window = Window(world, _VECTORS + self._count * self._nbytes)
         if world.Get_rank() == 0:
             self.write(starts)
@@ -92,17 +91,23 @@ class Center:
         """The number of visits so far, of all workers."""
         return self.window.add(_VISITS, 0)
 
-    def read(self) -> list[torch.Tensor]:
-        """A copy of each vector, at a moment between two visits. Not collective."""
-        copies = [torch.empty_like(self._like) for _ in range(self._count)]
+    def read(self) -> tuple[list[torch.Tensor], int]:
+        """A copy of each vector, and the number of visits, at a moment between two. Not collective."""
+        copies = [
+            torch.empty(self._length, dtype=self._dtype, device=self._device) for _ in range(self._count)
+        ]
 
         def copy(_: int, part: slice, *vectors: torch.Tensor) -> None:
             for into, vector in zip(copies, vectors, strict=True):
                 into[part].copy_(vector)
 
+        def read_all() -> int:
+            self._all_parts(copy, 0, change=False)
+            return self.visits()
+
         with self._guarded("a look at the center"):
-            self._locked(lambda: self._all_parts(copy, 0, change=False))
-        return copies
+            visits = self._locked(read_all)
+        return copies, visits
 
     def write(self, vectors: Sequence[torch.Tensor], visits: int = 0) -> None:
         """Overwrite the vectors and the number of visits between two visits. Not collective."""
@@ -111,16 +116,17 @@ class Center:
             for vector, mine in zip(theirs, vectors, strict=True):
                 vector.copy_(mine[part])
 
-        def overwrite() -> None:
+        def overwrite() -> int:
             self._all_parts(put, 0, change=True)
-            self.window.add(_VISITS, visits - self.visits())
+            return self.window.add(_VISITS, visits - self.visits())
 
         with self._guarded("a change of the center"):
             self._locked(overwrite)
 
     def close(self) -> None:
-        """Let the background go. The window belongs to the communicator."""
+        """Wait for what goes on in the background, and let it go; the window is freed by the communicator."""
         self._background.shutdown()
+        self.window.released = True
 
     def _visit(self, move: Move) -> Visit:
         start = time.perf_counter()
@@ -136,17 +142,17 @@ class Center:
         number = self._locked(visit)
         return Visit(number, inside - start, time.perf_counter() - inside, 2 * self._count * self._nbytes)
 
-    def _locked(self, action: Callable[[], int | None]) -> int:
+    def _locked(self, action: Callable[[], int]) -> int:
         ticket = self.window.add(_TICKET, 1)
         wait_until(lambda: self.window.add(_SERVED, 0) == ticket)
         result = action()
         self.window.flush()
         self.window.add(_SERVED, 1)
-        return result or 0
+        return result
 
     def _all_parts(self, move: Move, number: int, change: bool) -> None:
         """Get each part of each vector, move it, and put it back."""
-        length = self._like.numel()
+        length = self._length
         parts = [
             slice(start, min(start + self._elements, length)) for start in range(0, length, self._elements)
         ]
@@ -161,14 +167,14 @@ class Center:
                 gets = self._start_gets(parts[index + 1], 1 - turn)
             received = [buffer[: part.stop - part.start] for buffer in self._buffers[turn]]
             # On a GPU: a copy there, and back.
-            vectors = [each.to(self._like.device) for each in received]
+            vectors = [each.to(self._device) for each in received]
             move(number, part, *vectors)
             if change:
                 for buffer, vector in zip(received, vectors, strict=True):
                     if vector is not buffer:
                         buffer.copy_(vector)
                 puts[turn] = [
-                    self.window.start_put(_bytes(buffer), self._place(vector, part))
+                    self.window.start_put(as_bytes(buffer), self._place(vector, part))
                     for vector, buffer in enumerate(received)
                 ]
         for requests in puts:
@@ -177,18 +183,14 @@ class Center:
     def _start_gets(self, part: slice, turn: int) -> list[MPI.Request]:
         length = part.stop - part.start
         return [
-            self.window.start_get(_bytes(buffer[:length]), self._place(vector, part))
+            self.window.start_get(as_bytes(buffer[:length]), self._place(vector, part))
             for vector, buffer in enumerate(self._buffers[turn])
         ]
 
     def _place(self, vector: int, part: slice) -> int:
-        return _VECTORS + vector * self._nbytes + int(part.start) * self._like.element_size()
+        return _VECTORS + vector * self._nbytes + int(part.start) * self._item_bytes
 
 
 def _finish(requests: list[MPI.Request]) -> None:
     for request in requests:
         wait_until(request.Test)
-
-
-def _bytes(tensor: torch.Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    return tensor.view(torch.uint8).numpy()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +83,9 @@ class Communicator:
         self._leaders = world.Split(0 if self._speaks else MPI.UNDEFINED, key=self.world_rank)
         self._reports = world.Dup()
         self._letters = world.Dup()
+        self._made_mailboxes = 0
+        self._mailboxes: list[Mailbox] = []
+        self._centers: weakref.WeakSet[Center] = weakref.WeakSet()
         self._pending_reports: list[Any] = []
         self._windows: list[Window] = []
         self._process_sets: dict[Scope, Any] = {
@@ -177,7 +181,7 @@ class Communicator:
             hvd.broadcast_async_(_as_integers(sent.reshape(-1)), 0, name=f"lsgd.start.{name}")
             for name, _, sent in dense
         ]
-        with self._guarded("the broadcast of world rank 0's start"):
+        with self.guarded("the broadcast of world rank 0's start"):
             for handle in handles:
                 hvd.synchronize(handle)
         for _, tensor, sent in dense:
@@ -210,39 +214,54 @@ class Communicator:
 
     def shared_count(self) -> Callable[[int], int]:
         """A new count, at 0, of all ranks: a function that adds to it and returns it. Collective."""
-        window = self._window(COUNT_BYTES)
+        self._free_released_windows()
+        window = Window(self._world, COUNT_BYTES)
+        self._windows.append(window)
 
         def add(amount: int) -> int:
+            if amount == 0:
+                return window.add(0, 0)
             with self._timed("comm_s", COUNT_BYTES, "the shared count of iterations"):
                 return window.add(0, amount) + amount
 
+        weakref.finalize(add, setattr, window, "released", True)
         return add
 
     def center(self, *starts: torch.Tensor) -> Center:
         """A center of such vectors that workers visit alone. Collective; they start as world rank 0's."""
-        center = Center(self._world, starts, self._account, self._guarded)
+        self._free_released_windows()
+        center = Center(self._world, starts, self._account, self.guarded)
         self._windows.append(center.window)
+        self._centers.add(center)
         return center
 
-    def mailbox(self, neighbour: int, like: torch.Tensor) -> Mailbox:
-        """A way to exchange vectors like ``like`` with another rank, which makes one too. Not collective."""
+    def mailboxes(self, neighbours: Sequence[int], like: torch.Tensor) -> dict[int, Mailbox]:
+        """Ways to exchange vectors like ``like`` with other ranks, which make theirs as well. Collective."""
+        self._made_mailboxes += 1
 
         def account(nbytes: int) -> None:
             self.traffic.sent_bytes += nbytes
 
-        return Mailbox(self._letters, neighbour, like, account)
+        made = {
+            neighbour: Mailbox(self._letters, neighbour, self._made_mailboxes, like, account)
+            for neighbour in neighbours
+        }
+        self._mailboxes = [each for each in self._mailboxes if not each.is_empty()] + list(made.values())
+        return made
 
     def barrier(self) -> None:
         """Wait until every rank of the world is here."""
         self._meet("global")
 
     def wait_for_all_to_leave(self) -> None:
-        """Wait, however long, until every rank of the world is here."""
+        """End what goes on in the background, and wait, however long, until every rank is here."""
+        for center in list(self._centers):
+            center.close()
         _wait(self._world.Ibarrier())
 
     def gather(self, value: _Result) -> list[_Result]:
         """Every rank's value, on every rank, by world rank; pickled, so for set-up only."""
-        with self._guarded("a gathering of small values"):
+        with self.guarded("a gathering of small values"):
             return self._world.allgather(value)
 
     def report_round(self, finished: Round) -> None:
@@ -283,6 +302,7 @@ class Communicator:
 
     def close(self) -> None:
         """Stop Horovod and free the communicators. Collective over the world."""
+        self._discard_letters()
         with self._watchdog.waiting("the end of Horovod on all ranks"):
             hvd.shutdown()
         self._watchdog.stop()
@@ -304,10 +324,29 @@ class Communicator:
         ):
             _wait((self._world if scope == "global" else self._group).Ibarrier())
 
-    def _window(self, nbytes: int) -> Window:
-        window = Window(self._world, nbytes)
-        self._windows.append(window)
-        return window
+    def _discard_letters(self) -> None:
+        """Take in letters that nobody reads any more, so that none is under way at the end. Collective."""
+        for mailbox in self._mailboxes:
+            mailbox.close()
+        all_have_left: Any = None
+        while all_have_left is None or not all_have_left.Test():
+            if all_have_left is None and all(mailbox.is_empty() for mailbox in self._mailboxes):
+                all_have_left = self._world.Ibarrier()
+            status = MPI.Status()
+            if self._letters.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status):
+                unread = np.empty(status.Get_count(MPI.BYTE), dtype=np.uint8)
+                self._letters.Recv([unread, MPI.BYTE], status.Get_source(), status.Get_tag())
+        self._mailboxes = []
+
+    def _free_released_windows(self) -> None:
+        """Free the windows that no rank needs any more, which they notice at different times. Collective."""
+        released = np.array([window.released for window in self._windows], dtype=np.int8)
+        with self.guarded("an agreement on what is needed no more"):
+            _wait(self._world.Iallreduce(MPI.IN_PLACE, released, op=MPI.MIN))
+            for window, free in zip(self._windows, released, strict=True):
+                if free:
+                    window.close()
+        self._windows = [window for window, free in zip(self._windows, released, strict=True) if not free]
 
     def _name(self, operation: str, scope: Scope, tensor: torch.Tensor) -> str:
         # Horovod's automatic names are counters, which one extra operation on one rank would shift.
@@ -315,7 +354,8 @@ class Communicator:
         return f"lsgd.{operation}.{where}.{tensor.dtype}.{tensor.numel()}"
 
     @contextmanager
-    def _guarded(self, what: str) -> Iterator[None]:
+    def guarded(self, what: str) -> Iterator[None]:
+        """Watch what happens inside as a wait for others, and tell a failure of MPI or Horovod as theirs."""
         try:
             with self._watchdog.waiting(what):
                 yield
@@ -327,7 +367,7 @@ class Communicator:
     @contextmanager
     def _timed(self, kind: str, nbytes: int, what: str) -> Iterator[None]:
         start = time.perf_counter()
-        with self._guarded(what):
+        with self.guarded(what):
             yield
         setattr(self.traffic, kind, getattr(self.traffic, kind) + time.perf_counter() - start)
         self.traffic.sent_bytes += nbytes

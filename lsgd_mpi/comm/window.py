@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from lsgd_mpi.comm.libraries import MPI
 
@@ -21,6 +22,8 @@ class Window:
     """
 
     def __init__(self, world: MPI.Intracomm, nbytes: int) -> None:
+        #: Whether this rank needs it no longer; see `Communicator`.
+        self.released = False
         is_home = world.Get_rank() == 0
         self._window = MPI.Win.Allocate(nbytes if is_home else 0, 1, comm=world)
         if is_home:
@@ -54,3 +57,8 @@ class Window:
         """Give the memory back."""
         self._window.Unlock_all()
         self._window.Free()
+
+
+def as_bytes(tensor: torch.Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    """A contiguous tensor on the host as MPI's functions take it, without a copy."""
+    return tensor.view(torch.uint8).numpy()

@@ -165,7 +165,7 @@ class ThreadCommunicator:
         """Refused, as `shared_count`."""
         raise UsageError("threads are in step: study a method on --clock step")
 
-    def mailbox(self, neighbour: int, like: torch.Tensor) -> NoReturn:  # noqa: ARG002
+    def mailboxes(self, neighbours: Sequence[int], like: torch.Tensor) -> NoReturn:  # noqa: ARG002
         """Refused, as `shared_count`."""
         raise UsageError("threads are in step: study a method on --clock step")
 
@@ -193,6 +193,11 @@ class ThreadCommunicator:
     def averaging_gradients(self, nbytes: int) -> AbstractContextManager[None]:  # noqa: ARG002
         """Nothing is timed."""
         return self.round()
+
+    @contextmanager
+    def guarded(self, what: str) -> Iterator[None]:  # noqa: ARG002
+        """Nothing is watched: a rendezvous notices who waits for ever."""
+        yield
 
     @contextmanager
     def round(self) -> Iterator[None]:

@@ -114,8 +114,6 @@ def test_each_rank_tells_its_iterations_and_waiting_of_every_round(on_three_rank
             assert sum(column(table, "iterations", int)) == column(table, "step", int)[-1]
             assert min(column(table, "wait_s")) >= 0
             assert set(column(table, "staleness", str)) == {""}
-        # The slowed one makes fewer; how many depends on what else the machine does.
-        assert steps[2][-1] < min(steps[0][-1], steps[1][-1])
 
 
 def test_each_rank_tells_how_stale_the_center_was_that_it_visited(on_three_ranks):

@@ -65,7 +65,7 @@ def contend(communicator, exchanges, length):
         numbers.append(center.exchange(move))
     total = sum(communicator.gather(given))
     everyone = sorted(number for each in communicator.gather(numbers) for number in each)
-    (end,) = center.read()
+    (end,), _ = center.read()
     communicator.barrier()
     return {
         "visits": center.visits(),

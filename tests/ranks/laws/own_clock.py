@@ -1,6 +1,8 @@
 """Workers that visit a center alone: what an exchange does, under contention, to rounding; and its end."""
 
 import copy
+import gc
+import logging
 import time
 
 import numpy as np
@@ -10,6 +12,7 @@ from descent import FLAT_BYTES, RATE, Bowl, Descent, assert_equal_on_all, assert
 from harness import assert_close, assert_same_bits, case_without_groups, start_of, write
 
 import lsgd_mpi
+from laws.optimizers import Heard
 from laws.shared_clock import COUNT_BYTES, train
 from laws.starting import agreed_refusal
 
@@ -196,7 +199,7 @@ def nothing_is_lost_or_doubled_under_contention(ranks):
         x += torch.from_numpy(chance.normal(size=length)) if number % 50 == 0 else 0.0
         numbers.append(center.exchange(move))
     ranks.world.barrier()
-    (end,) = center.read()
+    (end,), _ = center.read()
     assert_close(end, sum(ranks.gather(given)), 1e-11)
     everyone = sorted(number for each in ranks.gather(numbers) for number in each)
     assert everyone == list(range(1, exchanges * ranks.size + 1))
@@ -367,7 +370,58 @@ def a_center_of_every_size_and_dtype_is_moved_whole(ranks):
 
         center.exchange(add)
         ranks.world.barrier()
-        first, second = center.read()
+        (first, second), _ = center.read()
         assert_same_bits(first, start + ranks.size)
         assert_same_bits(second, torch.full_like(start, 1 - ranks.size))
         ranks.world.barrier()
+
+
+@case_without_groups
+def the_end_of_all_waits_for_an_exchange_in_the_background(ranks):
+    worker = Descent(ranks, "easgd", clock="own", equal_start=True, local_period=1, exchange="overlapped")
+    worker.run(3)
+    lsgd_mpi.shutdown()
+    lsgd_mpi.init(ranks.groups)
+
+
+@case_without_groups
+def windows_of_optimizers_that_are_gone_are_freed(ranks):
+    communicator = lsgd_mpi.runtime.communicator()
+    gc.collect()
+    for _ in range(2):
+        # The first of these takes over what earlier cases left.
+        Descent(ranks, "easgd", clock="own", equal_start=True).optimizer.evaluated_parameters()
+    before = len(communicator._windows)
+    for _ in range(5):
+        Descent(ranks, "easgd", clock="own", equal_start=True)
+        gc.collect()
+    assert len(communicator._windows) <= before + 2
+    ranks.world.barrier()
+
+
+@case_without_groups
+def the_end_of_downpour_gives_what_is_left_and_nothing_twice(ranks):
+    worker = visiting(ranks, "downpour")
+    in_turn(ranks, worker, steps=4)
+    rounds = worker.optimizer.traffic.rounds
+    for _ in range(2):
+        worker.optimizer.finish()
+        assert worker.optimizer.traffic.rounds == rounds + 1
+    in_turn(ranks, worker, steps=2)
+    rounds = worker.optimizer.traffic.rounds
+    worker.optimizer.finish()
+    # The sixth iteration has held its round.
+    assert worker.optimizer.traffic.rounds == rounds
+
+
+@case_without_groups
+def a_rate_that_drives_a_lone_worker_and_the_center_apart_is_warned_of(ranks):
+    heard, log = Heard(), logging.getLogger("lsgd_mpi")
+    log.addHandler(heard)
+    try:
+        Descent(ranks, "easgd", clock="own", worker_moving_rate=1.0)
+        Descent(ranks, "easgd", clock="own", worker_moving_rate=1.5)
+    finally:
+        log.removeHandler(heard)
+    told = ["EASGD is unstable at α = 1.5: alone, a worker and the center need α ≤ 1"]
+    assert heard.messages == (told if ranks.rank == 0 else [])

@@ -19,7 +19,7 @@ def pr_sgd_timed_is_the_average_of_what_each_worker_made_of_its_epochs(ranks):
     while "end" not in clock.due:
         time.sleep(0.001 * (1 + 2 * ranks.rank))
         worker.run(1)
-        if "round" in clock.due:
+        if "round" in clock.due_rounds:
             ends.append(clock.step)
             assert_equal_on_all(ranks, worker.values)
     everyone = ranks.gather(ends)
