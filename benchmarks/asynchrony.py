@@ -18,10 +18,10 @@ from ranks import on_ranks
 
 RANKS = (2, 4, 8)
 PARAMETERS = 1_000_000
-PERIOD = 8
-STEP_S, SLOWNESS = 0.02, 3
+PERIOD = 32
+STEP_S, SLOWNESS = 0.01, 3
 #: Turns of the method and of bare MPI, each of so many iterations of the average rank.
-TURNS, ITERATIONS = 4, 40
+TURNS, ITERATIONS = 3, 128
 ALPHA = 0.1
 TARGET = 1.5
 WAIT_S = 2.0
@@ -116,8 +116,7 @@ def worker(method: str, clock: str, slow: str) -> None:
         spent_s += time.perf_counter() - begun
         world.Barrier()
         for step in range(1, ITERATIONS + 1):
-            if clock == "own":
-                time.sleep(seconds)
+            time.sleep(seconds)
             if step % PERIOD == 0:
                 if clock != "own":
                     world.Barrier()

@@ -11,6 +11,8 @@ from lsgd_mpi.errors import SetupError
 from lsgd_mpi.launcher import promise
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lsgd_mpi.comm import Communicator
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -24,8 +26,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "doctor",
         help="check MPI, Horovod and torch",
-        description="Tell what MPI, Horovod and torch are, and try an election and a broadcast on the ranks "
-        "it is started with (mpirun -np 4 lsgd-mpi doctor). The exit code is 3 when something is wrong.",
+        description="Tell what MPI, Horovod and torch are, and try an election, a broadcast and a shared "
+        "count on the ranks it is started with (mpirun -np 4 lsgd-mpi doctor). The exit code is 3 when something is wrong.",
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
@@ -64,7 +66,7 @@ def _try_collectives() -> None:
     communicator = runtime.communicator()
     hosts = dict.fromkeys(communicator.topology.hosts)
     _show("ranks", f"{communicator.topology.describe()}, on {', '.join(hosts)}")
-    for name, check in (("election", _elects_the_best), ("broadcast", _broadcasts)):
+    for name, check in _CHECKS.items():
         check(communicator)  # the first of its kind sets up connections
         start = time.perf_counter()
         works = check(communicator)
@@ -89,6 +91,21 @@ def _broadcasts(communicator: Communicator) -> bool:
     flat = torch.full((_FLOATS,), float(communicator.world_rank))
     communicator.broadcast(flat, root, "global")
     return bool((flat == root).all())
+
+
+def _counts_together(communicator: Communicator) -> bool:
+    add = communicator.shared_count()
+    add(1)
+    communicator.barrier()
+    return add(0) == communicator.world_size
+
+
+#: What methods need of MPI and Horovod; the last for clocks other than step.
+_CHECKS: dict[str, Callable[[Communicator], bool]] = {
+    "election": _elects_the_best,
+    "broadcast": _broadcasts,
+    "one-sided count": _counts_together,
+}
 
 
 def _torch_facts() -> str:
