@@ -27,7 +27,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "doctor",
         help="check MPI, Horovod and torch",
         description="Tell what MPI, Horovod and torch are, and try an election, a broadcast and a shared "
-        "count on the ranks it is started with (mpirun -np 4 lsgd-mpi doctor). The exit code is 3 when something is wrong.",
+        "count on the ranks it is started with (mpirun -np 4 lsgd-mpi doctor). The exit code is 3 when "
+        "something is wrong.",
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
