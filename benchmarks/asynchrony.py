@@ -49,15 +49,15 @@ def main() -> None:
         f"  {SLOWNESS} times as long",
         f"- the method and bare MPI in {TURNS} turns of {ITERATIONS} iterations of the average rank",
         "- waiting, transfer: ms of a round or visit, the mean of the ranks that are not slow; share: of",
-        "  their time, spent waiting; the transfer includes the shared count of iterations",
+        "  their time, spent waiting; count: us an iteration for the shared count, not in the transfer",
         "- bare: what the method is made of, from mpi4py, in ms: MPI_Bcast or MPI_Allreduce of ranks that",
         "  come together, then the arithmetic in place; or MPI_Win_lock, MPI_Get, the arithmetic, MPI_Put",
         "  and MPI_Win_unlock at the method's own times",
         "- ratio: transfer to bare; of visits, which wait for a lock in both, waiting and transfer to bare",
         "- not measured: two machines, GPUs",
         "",
-        "| method | clock | ranks | slow | rounds/s | waiting | share | transfer | bare | ratio | target |",
-        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| method | clock | ranks | slow | rounds/s | waiting | share | count | transfer | bare | ratio | target |",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     print("\n".join(lines))
     for method, clock in METHODS:
@@ -66,7 +66,7 @@ def main() -> None:
                 told = on_ranks(ranks, "worker", method, clock, int(slow))
                 print(
                     f"| {method} | {clock} | {ranks} | {'yes' if slow else 'no'} "
-                    f"| {told['rounds_per_s']:.2f} | {told['wait_ms']:.2f} | {told['share']:.1%} "
+                    f"| {told['rounds_per_s']:.2f} | {told['wait_ms']:.2f} | {told['share']:.1%} | {told['count_us']:.0f} "
                     f"| {told['comm_ms']:.2f} | {told['bare_ms']:.2f} | {told['ratio']:.2f} | {TARGET} |",
                     flush=True,
                 )
@@ -101,6 +101,7 @@ def worker(method: str, clock: str, slow: str) -> None:
     inner = torch.optim.SGD(model.parameters(), lr=0.0)
     optimizer = lsgd_mpi.DistributedOptimizer(inner, model, method, clock=clock, local_period=PERIOD)
     bare = bare_operation(mpi, world, method, clock)
+    counted = time_counting(optimizer.clock)
     times: list[float] = []
     spent_s = 0.0
     before = (optimizer.traffic.rounds, optimizer.traffic.wait_s, optimizer.traffic.comm_s)
@@ -131,12 +132,16 @@ def worker(method: str, clock: str, slow: str) -> None:
             strict=True,
         )
     )
+    comm_s -= counted[0]
+    counting = counted[0] / optimizer.clock.step
     told = world.gather(
-        (rounds / spent_s, wait_s / rounds, wait_s / spent_s, comm_s / rounds, np.median(times))
+        (rounds / spent_s, wait_s / rounds, wait_s / spent_s, comm_s / rounds, np.median(times), counting)
     )
     if world.rank == 0:
         fast = told[:-1] if int(slow) else told
-        rate, wait, share, comm, bare_s = (float(np.mean(column)) for column in zip(*fast, strict=True))
+        rate, wait, share, comm, bare_s, count = (
+            float(np.mean(column)) for column in zip(*fast, strict=True)
+        )
         lost = comm + wait if clock == "own" else comm
         print(
             json.dumps(
@@ -144,6 +149,7 @@ def worker(method: str, clock: str, slow: str) -> None:
                     "rounds_per_s": rate,
                     "wait_ms": 1e3 * wait,
                     "share": share,
+                    "count_us": 1e6 * count,
                     "comm_ms": 1e3 * comm,
                     "bare_ms": 1e3 * bare_s,
                     "ratio": lost / bare_s,
@@ -152,6 +158,21 @@ def worker(method: str, clock: str, slow: str) -> None:
         )
     optimizer.finish()
     lsgd_mpi.shutdown()
+
+
+def time_counting(clock: Any) -> list[float]:
+    """The seconds, in a list of one, that ``clock`` spends from now on in the shared count, if it has one."""
+    spent, count = [0.0], getattr(clock, "_count", None)
+
+    def timed(amount: int) -> int:
+        begun = time.perf_counter()
+        total: int = count(amount)
+        spent[0] += time.perf_counter() - begun
+        return total
+
+    if count is not None:
+        clock._count = timed
+    return spent
 
 
 def bare_operation(mpi: Any, world: Any, method: str, clock: str) -> Callable[[], None]:
