@@ -56,7 +56,8 @@ def main() -> None:
         "- ratio: transfer to bare; of visits, which wait for a lock in both, waiting and transfer to bare",
         "- not measured: two machines, GPUs",
         "",
-        "| method | clock | ranks | slow | rounds/s | waiting | share | count | transfer | bare | ratio | target |",
+        "| method | clock | ranks | slow | rounds/s | waiting | share | count | transfer | bare | ratio "
+        "| target |",
         "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     print("\n".join(lines))
@@ -66,8 +67,8 @@ def main() -> None:
                 told = on_ranks(ranks, "worker", method, clock, int(slow))
                 print(
                     f"| {method} | {clock} | {ranks} | {'yes' if slow else 'no'} "
-                    f"| {told['rounds_per_s']:.2f} | {told['wait_ms']:.2f} | {told['share']:.1%} | {told['count_us']:.0f} "
-                    f"| {told['comm_ms']:.2f} | {told['bare_ms']:.2f} | {told['ratio']:.2f} | {TARGET} |",
+                    f"| {told['rounds_per_s']:.2f} | {told['wait_ms']:.2f} | {told['share']:.1%} "
+                    f"| {told['count_us']:.0f} | {told['comm_ms']:.2f} | {told['bare_ms']:.2f} | {told['ratio']:.2f} | {TARGET} |",
                     flush=True,
                 )
     told = on_ranks(2, "waiting")
