@@ -68,7 +68,8 @@ def main() -> None:
                 print(
                     f"| {method} | {clock} | {ranks} | {'yes' if slow else 'no'} "
                     f"| {told['rounds_per_s']:.2f} | {told['wait_ms']:.2f} | {told['share']:.1%} "
-                    f"| {told['count_us']:.0f} | {told['comm_ms']:.2f} | {told['bare_ms']:.2f} | {told['ratio']:.2f} | {TARGET} |",
+                    f"| {told['count_us']:.0f} | {told['comm_ms']:.2f} | {told['bare_ms']:.2f} "
+                    f"| {told['ratio']:.2f} | {TARGET} |",
                     flush=True,
                 )
     told = on_ranks(2, "waiting")
