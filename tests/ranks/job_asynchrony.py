@@ -9,8 +9,8 @@ import json
 import sys
 import time
 
-import numpy as np
 import torch
+from contention import contend
 
 import lsgd_mpi
 from lsgd_mpi import runtime
@@ -44,35 +44,6 @@ def train(communicator, algorithm, clock, options, iterations, slowness):
     }
     optimizer.finish()
     return communicator.gather(told)
-
-
-def contend(communicator, exchanges, length):
-    """What was lost or doubled of the center that all ranks exchanged with as fast as they could."""
-    center = communicator.center(torch.zeros(length, dtype=torch.float64))
-    chance = np.random.default_rng(lsgd_mpi.rank())
-    x = torch.zeros(length, dtype=torch.float64)
-    given = torch.zeros(length, dtype=torch.float64)
-    numbers = []
-
-    def move(visit, part, vector):  # noqa: ARG001
-        d = 0.1 * (x[part] - vector)
-        x[part] -= d
-        vector += d
-        given[part] += d
-
-    for _ in range(exchanges):
-        x.add_(torch.from_numpy(chance.normal(size=length)))
-        numbers.append(center.exchange(move))
-    total = sum(communicator.gather(given))
-    everyone = sorted(number for each in communicator.gather(numbers) for number in each)
-    (end,), _ = center.read()
-    communicator.barrier()
-    return {
-        "visits": center.visits(),
-        "each_number_once": everyone == list(range(1, exchanges * lsgd_mpi.size() + 1)),
-        "moved": float(end.abs().mean()),
-        "relative_error": float(((end - total) / end).abs().max()),
-    }
 
 
 lsgd_mpi.init()

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from contention import contend
 from descent import FLAT_BYTES, RATE, Bowl, Descent, assert_equal_on_all, assert_path, sgd, starts
 from harness import assert_close, assert_same_bits, case_without_groups, start_of, write
 
@@ -141,23 +142,11 @@ def average(description, centers):
 
 @case_without_groups
 def double_averaging_of_a_visited_center_is_the_mean_over_all_visits(ranks):
-    for exchange in ("blocking", "overlapped"):
-        worker = visiting(ranks, "easgd", evaluated="center-average", exchange=exchange)
-        assert worker.optimizer.evaluated == "center-average"
-        plain = visiting(ranks, "easgd", exchange=exchange)
-        seen = [plain.evaluated()]
-        for _ in range(7):
-            in_turn(ranks, worker)
-            for rank in range(ranks.size):
-                if rank == ranks.rank:
-                    plain.run(1)
-                center = plain.evaluated()
-                if not torch.equal(center, seen[-1]):
-                    seen.append(center)
-        if ranks.size > 1 and exchange == "blocking":
-            # The first exchange, at the start of all, moves nothing.
-            seen[:1] = [seen[0]] * (1 + 3 * ranks.size + 1 - len(seen))
-            assert_close(worker.evaluated(), sum(seen) / len(seen), 1e-12)
+    worker = visiting(ranks, "easgd", evaluated="center-average")
+    assert worker.optimizer.evaluated == "center-average"
+    for state in easgd(ranks.size, 9, 3):
+        in_turn(ranks, worker)
+        assert_path(worker.evaluated(), np.mean(state.centers, axis=0), 1e-11)
 
 
 @case_without_groups
@@ -179,32 +168,13 @@ def an_overlapped_exchange_is_applied_a_period_later(ranks):
 
 @case_without_groups
 def nothing_is_lost_or_doubled_under_contention(ranks):
-    # The elastic differences of all exchanges against the movement of the center; float64.
-    exchanges = 500
-    length = 300_000 if ranks.size == 2 else 3000
-    communicator = lsgd_mpi.runtime.communicator()
-    center = communicator.center(torch.zeros(length, dtype=torch.float64))
-    chance = np.random.default_rng(ranks.rank)
-    x = torch.from_numpy(chance.normal(size=length))
-    given = torch.zeros(length, dtype=torch.float64)
-    numbers = []
-
-    def move(visit, part, vector):  # noqa: ARG001
-        d = 0.1 * (x[part] - vector)
-        x[part] -= d
-        vector += d
-        given[part] += d
-
-    for number in range(exchanges):
-        x += torch.from_numpy(chance.normal(size=length)) if number % 50 == 0 else 0.0
-        numbers.append(center.exchange(move))
-    ranks.world.barrier()
-    (end,), _ = center.read()
-    assert_close(end, sum(ranks.gather(given)), 1e-11)
-    everyone = sorted(number for each in ranks.gather(numbers) for number in each)
-    assert everyone == list(range(1, exchanges * ranks.size + 1))
-    assert center.visits() == exchanges * ranks.size
-    ranks.world.barrier()
+    # Of a center that is moved in one part, and in three.
+    for exchanges, length in ((500, 3000), (50, 300_000)):
+        told = contend(lsgd_mpi.runtime.communicator(), exchanges, length)
+        assert told["visits"] == exchanges * ranks.size
+        assert told["each_number_once"]
+        assert told["moved"] > 0.1
+        assert told["relative_error"] < 1e-11
 
 
 @case_without_groups
@@ -388,9 +358,8 @@ def the_end_of_all_waits_for_an_exchange_in_the_background(ranks):
 def windows_of_optimizers_that_are_gone_are_freed(ranks):
     communicator = lsgd_mpi.runtime.communicator()
     gc.collect()
-    for _ in range(2):
-        # The first of these takes over what earlier cases left.
-        Descent(ranks, "easgd", clock="own", equal_start=True).optimizer.evaluated_parameters()
+    # This takes in what earlier cases left.
+    Descent(ranks, "easgd", clock="own", equal_start=True)
     before = len(communicator._windows)
     for _ in range(5):
         Descent(ranks, "easgd", clock="own", equal_start=True)
