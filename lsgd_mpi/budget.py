@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from lsgd_mpi.clock import Clock
+from lsgd_mpi.clock import Clock, WallClock
 from lsgd_mpi.comm import Communicator
 
 _CHECK_EVERY_S = 1.0
@@ -29,6 +29,7 @@ class Budget:
         self._communicator = communicator
         self._clock = clock
         self._pending: Callable[[], list[float]] | None = None
+        self._spent_before_s: float | None = None
         if math.isfinite(steps):
             clock.meetings.at(_END, int(steps))
         if seconds is not None:
@@ -46,7 +47,7 @@ class Budget:
         if self._pending is not None:
             spent_s, negative_average_s, slowest_s = self._pending()
             self._pending = None
-            if spent_s + _CHECK_EVERY_S >= self._seconds:
+            if self._is_nearly_up(spent_s):
                 return True
             average_s = slowest_s if self._clock.in_step else -negative_average_s
             between = _steps_between(average_s, slowest_s)
@@ -56,7 +57,19 @@ class Budget:
         # Of the average iteration the least, that of ranks which did not hold the others up.
         self._pending = self._communicator.start_maximum([elapsed_s, -worked_s / clock.position, own_s])
         clock.meetings.at(_TIME, clock.meetings.passed + between)
+        if isinstance(clock, WallClock):
+            # Here all are together, and the next time is an epoch away.
+            spent_s, *_ = self._pending()
+            self._pending = None
+            return over or spent_s + _CHECK_EVERY_S >= self._seconds
         return over
+
+    def _is_nearly_up(self, spent_s: float) -> bool:
+        """Of a time that was agreed upon when the check before this one was made."""
+        assert self._seconds is not None
+        before_s, self._spent_before_s = self._spent_before_s, spent_s
+        since_s = _CHECK_EVERY_S if before_s is None else max(_CHECK_EVERY_S, spent_s - before_s)
+        return spent_s + since_s >= self._seconds
 
     def close(self) -> None:
         """Take the result of a check under way: every started collective is finished."""

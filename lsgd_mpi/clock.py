@@ -53,6 +53,15 @@ class Timeline:
         }
         self._find_soonest()
 
+    def once_until(self, agenda: Agenda, when: int) -> list[str]:
+        """What of ``agenda`` falls due once, and no later than ``when``."""
+        entries = self._entries.items()
+        return [
+            name
+            for (party, name), (first, period) in entries
+            if party is agenda and period is None and first <= when
+        ]
+
     def _find_soonest(self) -> None:
         self._soonest = min((self._next(*entry) for entry in self._entries.values()), default=math.inf)
 
@@ -80,7 +89,9 @@ class Agenda:
         self.timeline.add(self, name, period if first is None else first, period)
 
     def at(self, name: str, when: int) -> None:
-        """Let ``name`` fall due once."""
+        """Let ``name`` fall due once. Raises `ValueError` for a time that has passed: it would never come."""
+        if when <= self.passed:
+            raise ValueError(f"{name!r} at {when}: the clock has passed {self.passed}")
         self.timeline.add(self, name, when, None)
 
 
@@ -139,10 +150,16 @@ class Clock:
         return {"step": self.step, "passed": (self.rounds.passed, self.meetings.passed)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
+        """Continue from `state_dict`. Raises `ValueError` if a meeting that is set would never come."""
+        rounds_passed, passed = state["passed"]
+        lost = self.meetings.timeline.once_until(self.meetings, passed)
+        if lost:
+            raise ValueError(
+                f"the saved clock has passed {passed}: set {' and '.join(lost)} later, or after loading"
+            )
         self.step = state["step"]
-        for agenda, passed in zip((self.rounds, self.meetings), state["passed"], strict=True):
-            agenda.timeline.pass_to(passed)
+        self.rounds.timeline.pass_to(rounds_passed)
+        self.meetings.timeline.pass_to(passed)
 
     def _look(self) -> None:
         due = self._shared_timeline.reached(self.position)

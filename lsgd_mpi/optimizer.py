@@ -144,8 +144,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         """One iteration: communication that comes before, the inner optimizer's step, and after.
 
         ``loss`` is this mini-batch's training loss, a float or a tensor of one element. Collective in the
-        iterations in which a round is due. Raises `NumericalError` when no worker of a group has a finite
-        loss, and `CommunicationError` when the other ranks are lost.
+        iterations in which a round is due, but for rounds on a worker's own clock. Raises `NumericalError`
+        when no worker of a group has a finite loss, and `CommunicationError` when the other ranks are lost.
         """
         if loss is None or callable(loss):
             raise UsageError(
@@ -202,7 +202,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         training uses; the first call allocates one buffer of the parameters' size. The model's buffers stay
         this rank's own: `lsgd_mpi.evaluate.recalibrated` re-estimates batch-norm statistics.
         """
-        self._parameters.check_own()
+        self._check_in_use()
         if self._evaluation is None:
             self._evaluation = torch.empty_like(self._parameters.flat)
         begun = time.perf_counter()
@@ -213,6 +213,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's state, the clock's and the algorithm's, of this rank."""
+        self._check_in_use()
         return {
             "optimizer": self._algorithm.optimizer.state_dict(),
             "clock": {"name": self._clock.name, **self._clock.state_dict()},
@@ -221,15 +222,20 @@ class DistributedOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict`, of the same rank. Collective. `UsageError` for another algorithm's."""
+        self._check_in_use()
         state = state_dict["algorithm"]
         if state["name"] != self._algorithm.name:
             raise UsageError(f"the saved state is of {state['name']}, not of {self._algorithm.name}")
         clock = state_dict["clock"]
         if clock["name"] != self._clock.name:
             raise UsageError(f"the saved state is of clock {clock['name']}, not of {self._clock.name}")
+        # What workers share changes while nobody trains: not before all have come, until all have loaded.
+        self._algorithm.settle()
+        self._communicator.barrier()
         self._algorithm.optimizer.load_state_dict(state_dict["optimizer"])
         self._clock.load_state_dict(clock)
         self._algorithm.load_state_dict(state)
+        self._communicator.barrier()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:  # noqa: ARG002
         """Refused: which parameters are exchanged is fixed when the optimizer is made."""

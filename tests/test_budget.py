@@ -3,7 +3,7 @@ import math
 import pytest
 
 from lsgd_mpi.budget import Budget, step_limit
-from lsgd_mpi.clock import Clock
+from lsgd_mpi.clock import Clock, WallClock
 
 
 class Ranks:
@@ -79,6 +79,29 @@ def test_a_slow_first_step_does_not_make_the_others_count_for_more():
     stopped, elapsed_s, _ = stops([lambda step: 2.0 if step == 1 else 0.05] * 2, seconds=8.0)
     assert stopped[0] == stopped[1]
     assert 6.5 <= elapsed_s <= 10.0
+
+
+@pytest.mark.parametrize("seconds", [30.0, 20.0])
+def test_steps_longer_than_a_check_do_not_run_over_the_time(seconds):
+    stopped, elapsed_s, _ = stops([lambda _: 5.0, lambda _: 4.0], seconds=seconds)
+    assert stopped[0] == stopped[1]
+    assert seconds - 5.0 <= elapsed_s <= seconds
+
+
+@pytest.mark.parametrize(("seconds", "end_s"), [(600.0, 600.0), (60.0, 60.0), (30.0, 60.0), (601.5, 660.0)])
+def test_epochs_of_wall_clock_time_end_with_the_first_that_has_used_the_time_up(monkeypatch, seconds, end_s):
+    now = 0.0
+    monkeypatch.setattr("lsgd_mpi.clock.time.perf_counter", lambda: now)
+    clock = WallClock(1, 60.0, lambda steps: steps)
+    budget = Budget(Ranks(1).of(0), clock, math.inf, seconds)
+    over = False
+    while not over:
+        now += 1.0
+        clock.tick()
+        over = budget.is_over(now)
+        if clock.due_rounds:
+            clock.begin_epoch()
+    assert now == end_s
 
 
 def test_a_check_costs_one_collective_a_second_at_most():

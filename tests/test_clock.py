@@ -51,10 +51,27 @@ def test_what_comes_once_can_be_put_off_and_comes_once():
         (6, {"end"}),
         *[(when, {"round"}) for when in (8, 12, 16, 20)],
     ]
-    agenda.at("end", 20)
-    assert agenda.timeline.reached(23) == {}
     agenda.at("end", 22)
     assert passed(agenda, 25) == [(22, {"end"}), (24, {"round"})]
+
+
+def test_what_would_never_come_is_an_error():
+    clock = Clock(1)
+    for _ in range(10):
+        clock.meetings.every("evaluation", 1)
+        clock.tick()
+    with pytest.raises(ValueError, match="'end' at 10: the clock has passed 10"):
+        clock.meetings.at("end", 10)
+    later = Clock(1)
+    later.meetings.at("end", 10)
+    # A method sets its rounds again from its own state.
+    later.rounds.at("round", 3)
+    with pytest.raises(ValueError, match="has passed 10: set end later"):
+        later.load_state_dict(clock.state_dict())
+    later.meetings.at("end", 11)
+    later.load_state_dict(clock.state_dict())
+    later.tick()
+    assert later.due == {"end"}
 
 
 def test_passing_to_a_time_leaves_what_lies_before_behind():

@@ -62,8 +62,11 @@ def find_algorithm(name: str, clock: str | None = None) -> type[Algorithm]:
     for cls in VARIANTS[name]:
         if clock is None or clock in cls.clocks:
             return cls
-    takes = ", ".join(each for cls in VARIANTS[name] for each in cls.clocks)
-    raise UsageError(f"--clock {clock}: {name} {VARIANTS[name][0].other_clocks}; its clock is {takes}")
+    variants = VARIANTS[name]
+    takes = [each for cls in variants for each in cls.clocks]
+    reason = f"{name} {variants[0].other_clocks}; " if len(variants) == 1 else ""
+    clocks = f"its clock is {takes[0]}" if len(takes) == 1 else f"its clocks are {', '.join(takes)}"
+    raise UsageError(f"--clock {clock}: {reason or f'{name} has no such clock; '}{clocks}")
 
 
 def make_options(name: str, given: dict[str, Any], clock: str | None = None) -> Options:

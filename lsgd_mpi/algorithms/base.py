@@ -23,10 +23,12 @@ from lsgd_mpi.leaders import Leader, Round, Scope
 class Center(Protocol):
     """A center that workers visit alone; `lsgd_mpi.comm.Center` says what each does."""
 
+    count: int
+
     def exchange(self, move: Callable[..., None]) -> int: ...  # noqa: D102
     def start_exchange(self, move: Callable[..., None]) -> Callable[[], int]: ...  # noqa: D102
     def visits(self) -> int: ...  # noqa: D102
-    def read(self) -> tuple[list[torch.Tensor], int]: ...  # noqa: D102
+    def read(self, into: Sequence[torch.Tensor]) -> int: ...  # noqa: D102
     def write(self, vectors: Sequence[torch.Tensor], visits: int = 0) -> None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
@@ -63,6 +65,7 @@ class Communicator(Protocol):
     def sum(self, values: Sequence[float]) -> list[float]: ...  # noqa: D102
     def center(self, *starts: torch.Tensor) -> Center: ...  # noqa: D102
     def mailboxes(self, neighbours: Sequence[int], like: torch.Tensor) -> Mapping[int, Mailbox]: ...  # noqa: D102
+    def wait_for(self, what: str, done: Callable[[], bool]) -> None: ...  # noqa: D102
     def barrier(self) -> None: ...  # noqa: D102
     def shared_count(self) -> SharedCount: ...  # noqa: D102
 
@@ -197,9 +200,9 @@ class Algorithm(ABC):
         self._started = time.perf_counter()
 
     @classmethod
-    def make_clock(cls, name: str, options: Any, communicator: Communicator) -> Clock:  # noqa: ARG003
+    def make_clock(cls, name: str, options: Any, communicator: Communicator) -> Clock:
         """The clock called ``name``, one of `clocks`. Collective."""
-        workers = communicator.topology.world_size
+        workers = len(options.trainers(communicator.topology))
         if name == "step":
             return Clock(workers)
         return {"shared": SharedClock, "own": OwnClock}[name](workers, communicator.shared_count())
@@ -239,6 +242,9 @@ class Algorithm(ABC):
 
         Collective over the world; changes nothing that training uses.
         """
+
+    def settle(self) -> None:  # noqa: B027
+        """Let what this worker has under way arrive. Not collective."""
 
     def finish(self) -> None:  # noqa: B027
         """End in order, after the last iteration. Collective."""

@@ -23,7 +23,7 @@ class AsynchronousDownpour(VisitingAlgorithm):
 
     *Communication of a worker*: 2 P an exchange (P the bytes of the flat parameters), there and back.
     *Changes* the parameters; the optimizer has no momentum, which the paper excludes. *Keeps* one buffer of
-    the parameters' size, and one for the center's average.
+    the parameters' size, two parts of 1 MB, and one buffer for the center's average.
 
     *Departure*: the paper's exchange at t = 0, which would find the start, is left out. vⁱ is the difference
     of the worker to the center that it left from.

@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from lsgd_mpi.algorithms.base import Worker
 from lsgd_mpi.algorithms.eamsgd import check_momentum_sgd, subtract_lookahead
-from lsgd_mpi.algorithms.easgd_asynchronous import AsynchronousEASGD, AsynchronousEASGDOptions
+from lsgd_mpi.algorithms.easgd_asynchronous import AsynchronousEASGD
 
 
 class AsynchronousEAMSGD(AsynchronousEASGD):
@@ -23,16 +22,12 @@ class AsynchronousEAMSGD(AsynchronousEASGD):
     name = "eamsgd"
     training_defaults: ClassVar[dict[str, Any]] = {"momentum": 0.9, "nesterov": True}
 
-    def __init__(self, options: AsynchronousEASGDOptions, worker: Worker) -> None:
-        super().__init__(options, worker)
-        if self._position is self.parameters.flat:
-            self._position = torch.empty_like(self.parameters.flat)
-
     @classmethod
     def check_optimizer(cls, optimizer: torch.optim.Optimizer) -> None:
         """Raise `UsageError` unless it is torch's SGD without dampening."""
         check_momentum_sgd(cls.name, optimizer)
 
-    def _take_position(self) -> None:
-        super()._take_position()
-        subtract_lookahead(self._position, self.parameters, self.optimizer)
+    def _take_position(self) -> torch.Tensor:
+        position = self.parameters.flat.clone()
+        subtract_lookahead(position, self.parameters, self.optimizer)
+        return position

@@ -64,36 +64,34 @@ class AsynchronousEASGD(VisitingAlgorithm):
     def __init__(self, options: AsynchronousEASGDOptions, worker: Worker) -> None:
         super().__init__(options, worker)
         self.clock.rounds.every("round", options.local_period, first=1)
+        #: What the exchange starts from.
         self._position = self.parameters.flat
-        # What the worker is to move by when the next exchange is due, and the wait for it.
-        self._difference: torch.Tensor | None = None
+        # Overlapped: what the worker is to move by when the next exchange is due, and the wait for it.
+        overlapped = options.exchange == OVERLAPPED
+        self._difference = torch.zeros_like(self.parameters.flat) if overlapped else None
         self._under_way: Callable[[], int] | None = None
-        if options.exchange == OVERLAPPED:
-            self._position = torch.empty_like(self.parameters.flat)
-            self._difference = torch.zeros_like(self.parameters.flat)
 
     def before_update(self, loss: torch.Tensor | float) -> None:  # noqa: ARG002
         """Make the exchange that is due: the gradient was taken at the point that it starts from."""
         if "round" not in self.clock.due_rounds:
             return
-        if self.options.exchange == BLOCKING:
-            self._take_position()
+        if self._difference is None:
+            self._position = self._take_position()
             self._exchange()
             return
         self.parameters.check()
         with self.communicator.round():
             self._apply()
-            self._take_position()
+            self._position = self._take_position()
             self._under_way = self.center.start_exchange(self._move)
 
     def finish(self) -> None:
         """Apply what is still under way."""
         self._apply()
 
-    def _take_position(self) -> None:
-        """Note where the worker stands, for an exchange that goes on while it moves."""
-        if self._position is not self.parameters.flat:
-            self._position.copy_(self.parameters.flat)
+    def _take_position(self) -> torch.Tensor:
+        """Where the worker stands: a copy if the exchange goes on while it moves."""
+        return self.parameters.flat if self._difference is None else self.parameters.flat.clone()
 
     def _move(self, visit: int, part: slice, *vectors: torch.Tensor) -> None:
         (center,) = vectors
@@ -105,27 +103,27 @@ class AsynchronousEASGD(VisitingAlgorithm):
             self._difference[part].copy_(d)
         self._note(visit, part, d)
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Let an exchange under way reach the center."""
         if self._under_way is not None:
             self._visited(self._under_way())
             self._under_way = None
 
     def _apply(self) -> None:
         """Let the exchange under way end, and move by what came back of it."""
-        self._settle()
+        self.settle()
         if self._difference is not None:
             self.parameters.flat.sub_(self._difference)
             self._difference.zero_()
 
     def state_dict(self) -> dict[str, Any]:
         """The center's, and what the worker is still to move by."""
-        self._settle()
+        self.settle()
         difference = None if self._difference is None else self._difference.clone()
         return {**super().state_dict(), "difference": difference}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`. Collective."""
-        self._settle()
         super().load_state_dict(state)
         if self._difference is not None:
             self._difference.zero_()

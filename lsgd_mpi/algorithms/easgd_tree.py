@@ -11,7 +11,6 @@ import torch
 
 from lsgd_mpi.algorithms.base import (
     Algorithm,
-    Communicator,
     Options,
     Worker,
     check_period,
@@ -20,7 +19,6 @@ from lsgd_mpi.algorithms.base import (
     option,
 )
 from lsgd_mpi.algorithms.eamsgd import has_lookahead, subtract_lookahead
-from lsgd_mpi.clock import Clock, OwnClock
 from lsgd_mpi.errors import UsageError
 from lsgd_mpi.groups import Topology
 from lsgd_mpi.leaders import Round
@@ -154,11 +152,6 @@ class EASGDTree(Algorithm):
         lookahead = self.trains and has_lookahead(self.optimizer)
         self._without_lookahead = torch.empty_like(self.parameters.flat) if lookahead else None
 
-    @classmethod
-    def make_clock(cls, name: str, options: Any, communicator: Communicator) -> Clock:  # noqa: ARG003
-        """Each leaf's own clock; all nodes meet on the count of the leaves."""
-        return OwnClock(len(options.trainers(communicator.topology)), communicator.shared_count())
-
     def _periods(self) -> tuple[int, int]:
         """τ_up and τ_down of this node."""
         if self.options.scheme == "2":
@@ -187,16 +180,17 @@ class EASGDTree(Algorithm):
         """Take in all letters that have left anywhere, then start afresh. Collective."""
         for mailbox in self._mailboxes.values():
             mailbox.begin_end()
-        left = list(self._mailboxes.values())
-        with self.communicator.guarded("the last letters of the neighbours in the tree"):
-            while left:
-                arrived = [mailbox.receive(self._follow) for mailbox in left]
-                left = [mailbox for mailbox in left if not mailbox.has_ended()]
-                if left and not any(arrived):
-                    time.sleep(_LOOK_EVERY_S)
+        self.communicator.wait_for("the last letters of the neighbours in the tree", self._has_ended)
         for mailbox in self._mailboxes.values():
             mailbox.reopen()
         self.communicator.barrier()
+
+    def _has_ended(self) -> bool:
+        # Each is asked at each look, not only up to the first that has not ended.
+        for mailbox in self._mailboxes.values():
+            mailbox.receive(self._follow)
+        ended = [mailbox.has_ended() for mailbox in self._mailboxes.values()]
+        return all(ended)
 
     def close(self) -> None:
         """Take no more letters."""

@@ -35,7 +35,7 @@ class MDownpour(VisitingAlgorithm):
     def __init__(self, options: Options, worker: Worker) -> None:
         super().__init__(options, worker, velocity=True)
         if not worker.equal_start:
-            self.parameters.flat.copy_(self.center.read()[0][0])
+            self.center.read([self.parameters.flat])
         self._scaled_gradient = torch.zeros_like(self.parameters.flat)
         self._gradient_views = {
             id(tensor): view

@@ -62,8 +62,9 @@ class CenterLag:
 class VisitingAlgorithm(Algorithm):
     """A method whose workers each exchange something with a center ``x̃``, alone and atomically.
 
-    The center lives in world rank 0's memory (`lsgd_mpi.comm.Center`), with no process of its own. It begins
-    as world rank 0's parameters, or as the mean of the workers where they do not start equal.
+    The center lives in world rank 0's memory (`lsgd_mpi.comm.Center`), with no process of its own: P bytes
+    there, the size of the flat parameters, and with a velocity 2 P. It begins as world rank 0's parameters,
+    or as the mean of the workers where they do not start equal.
     """
 
     clocks = ("own",)
@@ -114,10 +115,10 @@ class VisitingAlgorithm(Algorithm):
 
     def write_evaluated(self, into: torch.Tensor) -> None:
         """The center, or its average over time. All workers are here, so nobody visits it meanwhile."""
-        self._settle()
+        self.settle()
         self.communicator.barrier()
         if self.communicator.world_rank == 0:
-            into.copy_(self.center.read()[0][0])
+            self.center.read([into])
         self.communicator.broadcast(into, 0, "global")
         if self._lag is not None:
             lag = self._lag.at(self.center.visits())
@@ -125,9 +126,6 @@ class VisitingAlgorithm(Algorithm):
             into.sub_(lag, alpha=self.communicator.topology.world_size)
         # Whoever leaves first must not move what another still looks at.
         self.communicator.barrier()
-
-    def _settle(self) -> None:
-        """Let an exchange that is under way reach the center."""
 
     def close(self) -> None:
         """Let go of the model."""
@@ -138,7 +136,11 @@ class VisitingAlgorithm(Algorithm):
 
         They belong together if no rank makes an iteration meanwhile.
         """
-        vectors, visits = self.center.read() if self.communicator.world_rank == 0 else (None, None)
+        self.settle()
+        vectors, visits = None, None
+        if self.communicator.world_rank == 0:
+            vectors = [torch.empty_like(self.parameters.flat) for _ in range(self.center.count)]
+            visits = self.center.read(vectors)
         return {
             **super().state_dict(),
             "center": vectors,
@@ -152,6 +154,7 @@ class VisitingAlgorithm(Algorithm):
         super().load_state_dict(state)
         if state["center"] is not None:
             self.center.write(state["center"], state["visits"])
+        # The others read there how many visits there were.
         self.communicator.barrier()
         self._last_visit = state["last_visit"]
         if self._lag is not None:
@@ -159,4 +162,3 @@ class VisitingAlgorithm(Algorithm):
                 self._lag.load_state_dict(state["lag"])
             else:
                 self._lag.restart(self.center.visits())
-        self.communicator.barrier()

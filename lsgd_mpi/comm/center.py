@@ -51,8 +51,10 @@ class Center:
         account: Callable[[Visit], None],
         guarded: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        self._length, self._count = starts[0].numel(), len(starts)
-        self._dtype, self._device = starts[0].dtype, starts[0].device
+        self._length = starts[0].numel()
+        #: How many vectors there are.
+        self.count = len(starts)
+        self._device = starts[0].device
         self._item_bytes = starts[0].element_size()
         self._nbytes: int = self._length * self._item_bytes
         self._account = account
@@ -60,8 +62,10 @@ class Center:
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lsgd-center")
         # Two of each vector: one part is computed with while the next one is on its way.
         self._elements = min(self._length, _PART_BYTES // self._item_bytes)
-        self._buffers = [[torch.empty(self._elements, dtype=self._dtype) for _ in starts] for _ in range(2)]
-        self.window = Window(world, _VECTORS + self._count * self._nbytes)
+        self._buffers = [
+            [torch.empty(self._elements, dtype=starts[0].dtype) for _ in starts] for _ in range(2)
+        ]
+        self.window = Window(world, _VECTORS + self.count * self._nbytes)
         if world.Get_rank() == 0:
             self.write(starts)
         world.Barrier()
@@ -91,23 +95,22 @@ class Center:
         """The number of visits so far, of all workers."""
         return self.window.add(_VISITS, 0)
 
-    def read(self) -> tuple[list[torch.Tensor], int]:
-        """A copy of each vector, and the number of visits, at a moment between two. Not collective."""
-        copies = [
-            torch.empty(self._length, dtype=self._dtype, device=self._device) for _ in range(self._count)
-        ]
+    def read(self, into: Sequence[torch.Tensor]) -> int:
+        """Copy as many vectors as there are tensors, at a moment between two visits; their number so far.
+
+        Not collective.
+        """
 
         def copy(_: int, part: slice, *vectors: torch.Tensor) -> None:
-            for into, vector in zip(copies, vectors, strict=True):
-                into[part].copy_(vector)
+            for tensor, vector in zip(into, vectors, strict=True):
+                tensor[part].copy_(vector)
 
         def read_all() -> int:
-            self._all_parts(copy, 0, change=False)
+            self._all_parts(copy, 0, vectors=len(into), change=False)
             return self.visits()
 
         with self._guarded("a look at the center"):
-            visits = self._locked(read_all)
-        return copies, visits
+            return self._locked(read_all)
 
     def write(self, vectors: Sequence[torch.Tensor], visits: int = 0) -> None:
         """Overwrite the vectors and the number of visits between two visits. Not collective."""
@@ -117,7 +120,7 @@ class Center:
                 vector.copy_(mine[part])
 
         def overwrite() -> int:
-            self._all_parts(put, 0, change=True)
+            self._all_parts(put, 0)
             return self.window.add(_VISITS, visits - self.visits())
 
         with self._guarded("a change of the center"):
@@ -136,41 +139,48 @@ class Center:
             nonlocal inside
             inside = time.perf_counter()
             number = self.window.add(_VISITS, 1) + 1
-            self._all_parts(move, number, change=True)
+            self._all_parts(move, number)
             return number
 
         number = self._locked(visit)
-        return Visit(number, inside - start, time.perf_counter() - inside, 2 * self._count * self._nbytes)
+        return Visit(number, inside - start, time.perf_counter() - inside, 2 * self.count * self._nbytes)
 
     def _locked(self, action: Callable[[], int]) -> int:
         ticket = self.window.add(_TICKET, 1)
-        wait_until(lambda: self.window.add(_SERVED, 0) == ticket)
-        result = action()
-        self.window.flush()
-        self.window.add(_SERVED, 1)
-        return result
+        try:
+            self._wait_for_turn(ticket)
+            return action()
+        finally:
+            # Whatever happened, in the wait too: the next one waits for this ticket to pass.
+            self._wait_for_turn(ticket)
+            self.window.flush()
+            self.window.add(_SERVED, 1)
 
-    def _all_parts(self, move: Move, number: int, change: bool) -> None:
-        """Get each part of each vector, move it, and put it back."""
+    def _wait_for_turn(self, ticket: int) -> None:
+        wait_until(lambda: self.window.add(_SERVED, 0) == ticket)
+
+    def _all_parts(self, move: Move, number: int, *, vectors: int | None = None, change: bool = True) -> None:
+        """Get each part of so many vectors (None: all), move it, and put it back."""
         length = self._length
+        buffers = [each[: self.count if vectors is None else vectors] for each in self._buffers]
         parts = [
             slice(start, min(start + self._elements, length)) for start in range(0, length, self._elements)
         ]
         puts: list[list[MPI.Request]] = [[], []]
-        gets = self._start_gets(parts[0], 0)
+        gets = self._start_gets(buffers[0], parts[0])
         for index, part in enumerate(parts):
             turn = index % 2
             _finish(gets)
             if index + 1 < len(parts):
                 # The other buffers may still be on their way out.
                 _finish(puts[1 - turn])
-                gets = self._start_gets(parts[index + 1], 1 - turn)
-            received = [buffer[: part.stop - part.start] for buffer in self._buffers[turn]]
+                gets = self._start_gets(buffers[1 - turn], parts[index + 1])
+            received = [buffer[: part.stop - part.start] for buffer in buffers[turn]]
             # On a GPU: a copy there, and back.
-            vectors = [each.to(self._device) for each in received]
-            move(number, part, *vectors)
+            moved = [each.to(self._device) for each in received]
+            move(number, part, *moved)
             if change:
-                for buffer, vector in zip(received, vectors, strict=True):
+                for buffer, vector in zip(received, moved, strict=True):
                     if vector is not buffer:
                         buffer.copy_(vector)
                 puts[turn] = [
@@ -180,11 +190,11 @@ class Center:
         for requests in puts:
             _finish(requests)
 
-    def _start_gets(self, part: slice, turn: int) -> list[MPI.Request]:
+    def _start_gets(self, buffers: Sequence[torch.Tensor], part: slice) -> list[MPI.Request]:
         length = part.stop - part.start
         return [
             self.window.start_get(as_bytes(buffer[:length]), self._place(vector, part))
-            for vector, buffer in enumerate(self._buffers[turn])
+            for vector, buffer in enumerate(buffers)
         ]
 
     def _place(self, vector: int, part: slice) -> int:

@@ -44,8 +44,9 @@ _END_TAG = 2
 class Traffic:
     """What one rank's communication came to.
 
-    ``sent_bytes`` counts the payload of each collective that the rank took part in; ``rounds`` the rounds of
-    the method that it took part in; ``comm_s`` the seconds in transfers of tensors; ``wait_s`` the seconds in
+    ``sent_bytes`` counts the payload of each collective that the rank took part in once, a visit of the
+    center both ways, and of letters those that it sent; ``rounds`` the rounds of the method that it took part
+    in; ``comm_s`` the seconds in transfers of tensors, and in the shared count; ``wait_s`` the seconds in
     elections, barriers and at the center's door, whose few bytes take no time of their own, so that nearly
     all of it is waiting for other ranks.
     """
@@ -246,8 +247,18 @@ class Communicator:
             neighbour: Mailbox(self._letters, neighbour, self._made_mailboxes, like, account)
             for neighbour in neighbours
         }
-        self._mailboxes = [each for each in self._mailboxes if not each.is_empty()] + list(made.values())
+        self._mailboxes = [each for each in self._mailboxes if not (each.closed and each.is_empty())] + list(
+            made.values()
+        )
         return made
+
+    def wait_for(self, what: str, done: Callable[[], bool]) -> None:
+        """Wait until ``done()``, which is asked again and again; ``what`` names it for the user.
+
+        Not collective in itself.
+        """
+        with self._timed("wait_s", 0, what):
+            wait_until(done)
 
     def barrier(self) -> None:
         """Wait until every rank of the world is here."""
@@ -282,7 +293,7 @@ class Communicator:
 
     def remaining_rounds(self) -> list[Round]:
         """All reports that were sent before this call anywhere: collective over the world."""
-        with self._watchdog.waiting("the last rounds of the other groups"):
+        with self._timed("wait_s", 0, "the last rounds of the other groups"):
             return self._remaining_rounds()
 
     def _remaining_rounds(self) -> list[Round]:
@@ -296,13 +307,19 @@ class Communicator:
             return []
         rounds = []
         for speaker in (members[0] for members in self.topology.groups if members[0] != 0):
-            while (message := self._reports.recv(source=speaker)) is not None:
+            while (message := self._next_report(speaker)) is not None:
                 rounds.append(message)
         return rounds
 
+    def _next_report(self, speaker: int) -> Round | None:
+        wait_until(lambda: self._reports.iprobe(source=speaker))
+        report: Round | None = self._reports.recv(source=speaker)
+        return report
+
     def close(self) -> None:
         """Stop Horovod and free the communicators. Collective over the world."""
-        self._discard_letters()
+        with self._watchdog.waiting("letters that nobody reads any more"):
+            self._discard_letters()
         with self._watchdog.waiting("the end of Horovod on all ranks"):
             hvd.shutdown()
         self._watchdog.stop()
@@ -329,13 +346,18 @@ class Communicator:
         for mailbox in self._mailboxes:
             mailbox.close()
         all_have_left: Any = None
-        while all_have_left is None or not all_have_left.Test():
+
+        def is_done() -> bool:
+            nonlocal all_have_left
             if all_have_left is None and all(mailbox.is_empty() for mailbox in self._mailboxes):
                 all_have_left = self._world.Ibarrier()
             status = MPI.Status()
             if self._letters.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status):
                 unread = np.empty(status.Get_count(MPI.BYTE), dtype=np.uint8)
                 self._letters.Recv([unread, MPI.BYTE], status.Get_source(), status.Get_tag())
+            return all_have_left is not None and bool(all_have_left.Test())
+
+        wait_until(is_done)
         self._mailboxes = []
 
     def _free_released_windows(self) -> None:

@@ -37,6 +37,8 @@ class Mailbox:
         self._leaving: MPI.Request = MPI.REQUEST_NULL
         #: Whether this side has said that it sends no more, and the other.
         self._said_end = self._ended = False
+        #: Whether this side takes no more letters.
+        self.closed = False
         self._arriving = self._make_room()
 
     def offer(self) -> None:
@@ -54,7 +56,7 @@ class Mailbox:
     def receive(self, read: Callable[[torch.Tensor], None]) -> bool:
         """If a letter of the neighbour is here, let ``read(letter)`` use it; whether there was one."""
         status = MPI.Status()
-        if self._ended or not self._arriving.Test(status):
+        if self._ended or self.closed or not self._arriving.Test(status):
             return False
         if status.Get_count(MPI.BYTE) == 0:
             self._ended = True
@@ -82,10 +84,10 @@ class Mailbox:
 
     def close(self) -> None:
         """Take no more letters. One that is leaving may still, until `is_empty`."""
-        if not self._ended:
-            self._ended = True
+        if not self._ended and not self.closed:
             self._arriving.Cancel()
             self._arriving.Wait()
+        self.closed = True
 
     def is_empty(self) -> bool:
         """Whether nothing is leaving."""

@@ -169,6 +169,10 @@ class ThreadCommunicator:
         """Refused, as `shared_count`."""
         raise UsageError("threads are in step: study a method on --clock step")
 
+    def wait_for(self, what: str, done: Callable[[], bool]) -> NoReturn:  # noqa: ARG002
+        """Refused, as `shared_count`."""
+        raise UsageError("threads are in step: study a method on --clock step")
+
     def barrier(self) -> None:
         """Wait until all workers are here."""
         self._meet("global", "barrier", None, lambda _: None)

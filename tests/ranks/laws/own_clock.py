@@ -167,6 +167,71 @@ def an_overlapped_exchange_is_applied_a_period_later(ranks):
 
 
 @case_without_groups
+def double_averaging_of_an_overlapped_exchange_is_the_mean_over_all_visits(ranks):
+    worker = visiting(ranks, "easgd, overlapped", evaluated="center-average")
+    state, alpha = Center(ranks.size), 0.9 / ranks.size
+    under_way = np.zeros_like(state.x)
+    for step in range(10):
+        in_turn(ranks, worker)
+        for i in range(ranks.size):
+            gradient = state.gradient(i, step, state.x[i])
+            if step % 3 == 0:
+                state.x[i] = state.x[i] - under_way[i]
+                under_way[i] = alpha * (state.x[i] - state.center)
+                state.center = state.center + under_way[i]
+                state.visited()
+            state.x[i] = state.x[i] - RATE * gradient
+        assert_path(worker.values, state.x[ranks.rank])
+        assert_path(worker.evaluated(), np.mean(state.centers, axis=0), 1e-11)
+
+
+@case_without_groups
+def nobodys_loading_changes_what_another_still_trains_with(ranks):
+    worker = visiting(ranks, "easgd, overlapped")
+    state = copy.deepcopy(worker.optimizer.state_dict())
+    ranks.world.barrier()
+    worker.run(4)
+    ranks.world.barrier()
+    if ranks.rank == ranks.size - 1:
+        # The others are about to load.
+        time.sleep(0.05)
+        worker.run(1)
+        assert worker.optimizer.clock.total_steps == 4 * ranks.size + 1
+    worker.optimizer.load_state_dict(state)
+    assert_same_bits(worker.evaluated(), start_of(0))
+    worker.run(1)
+    ranks.world.barrier()
+    assert sum(ranks.gather(worker.optimizer.clock.step)) == ranks.size
+
+
+@case_without_groups
+def an_exchange_that_fails_lets_the_next_one_in(ranks):
+    start = torch.zeros(5)
+    center = lsgd_mpi.runtime.communicator().center(start)
+
+    def fail(*_):
+        raise MemoryError("of a GPU, perhaps")
+
+    with pytest.raises(MemoryError):
+        center.exchange(fail)
+    center.exchange(lambda *given: given[2].add_(1))
+    ranks.world.barrier()
+    end = torch.empty(5)
+    assert center.read([end]) == 2 * ranks.size
+    assert_same_bits(end, torch.full((5,), float(ranks.size)))
+    ranks.world.barrier()
+
+
+@case_without_groups
+def an_optimizer_whose_model_was_taken_over_is_of_no_use(ranks):
+    worker = visiting(ranks, "easgd")
+    lsgd_mpi.DistributedOptimizer(worker.inner, worker.model, "easgd", clock="own")
+    for use in (worker.optimizer.state_dict, lambda: worker.optimizer.load_state_dict({}), worker.evaluated):
+        with pytest.raises(lsgd_mpi.errors.UsageError, match="was made for this model"):
+            use()
+
+
+@case_without_groups
 def nothing_is_lost_or_doubled_under_contention(ranks):
     # Of a center that is moved in one part, and in three.
     for exchanges, length in ((500, 3000), (50, 300_000)):
@@ -340,7 +405,11 @@ def a_center_of_every_size_and_dtype_is_moved_whole(ranks):
 
         center.exchange(add)
         ranks.world.barrier()
-        (first, second), _ = center.read()
+        first, second = torch.empty_like(start), torch.empty_like(start)
+        assert center.read([first, second]) == ranks.size
+        alone = torch.empty_like(start)
+        center.read([alone])
+        assert_same_bits(alone, first)
         assert_same_bits(first, start + ranks.size)
         assert_same_bits(second, torch.full_like(start, 1 - ranks.size))
         ranks.world.barrier()

@@ -131,7 +131,7 @@ def a_clock_that_a_method_has_no_paper_for_is_refused(ranks):
         ("lsgd", "own", "lsgd elects a leader among workers that meet"),
         ("allreduce", "shared", "averages the gradients of one and the same iteration"),
         ("pr-sgd-varying", "shared", "its periods are iterations that all workers make"),
-        ("easgd", "wall", "its clock is step, shared"),
+        ("easgd", "wall", "easgd has no such clock; its clocks are step, shared, own"),
     ):
         with pytest.raises(UsageError, match=why) as refused:
             Descent(ranks, name, clock=clock, equal_start=True)

@@ -215,6 +215,9 @@ def two_trees_at_a_time_do_not_read_each_others_letters(ranks):
                 worker.run(1, still=True)
             else:
                 worker.optimizer.attend()
+    # A third one does not let the first be forgotten: what it has under way is taken back at the end.
+    node(ranks)
+    assert len(lsgd_mpi.runtime.communicator()._mailboxes) >= 2
     for value, worker in enumerate(trees, start=1):
         worker.optimizer.finish()
         assert_close(worker.values, torch.full((18,), float(value), dtype=torch.float64), 1e-12)
