@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 
 from lsgd_mpi.data.images import Dataset, Images, checked_labels
 from lsgd_mpi.data.locations import cache_dir, download, missing
@@ -47,6 +46,9 @@ def prepare(data_dir: Path | None, allow_download: bool) -> None:
         raise absent
     files = [_FOLDER / file for file in _FILES]
     root = data_dir or cache_dir()
+    # Here, since it takes as long to load as torch itself.
+    import torchvision
+
     download(NAME, root, files, lambda folder: torchvision.datasets.CIFAR10(folder, download=True), absent)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 
 from lsgd_mpi.data.images import Dataset, Images, checked_labels
 from lsgd_mpi.data.locations import cache_dir, download, missing
@@ -57,6 +56,9 @@ class IdxSet:
         absent = missing(self.name, _DESCRIPTION, folders)
         if not allow_download:
             raise absent
+        # Here, since it takes as long to load as torch itself.
+        import torchvision
+
         source = getattr(torchvision.datasets, self.torchvision_class)
         files = [Path(self.torchvision_class) / "raw" / file for file in _FILES]
         root = data_dir or cache_dir()

@@ -133,4 +133,4 @@ def test_each_rank_tells_how_stale_the_center_was_that_it_visited(on_three_ranks
 def test_the_time_is_kept_on_the_shared_clock(on_three_ranks):
     _, runs = on_three_ranks
     (*_, last) = rows(runs / "in time" / "metrics.csv")
-    assert 1.0 <= float(last["elapsed_s"]) <= 10.0
+    assert 1.0 <= float(last["elapsed_s"]) <= 20.0
