@@ -14,13 +14,21 @@ from lsgd_mpi.errors import INTERRUPTED, LsgdError, SetupError, UsageError
 from lsgd_mpi.launcher import promise
 
 #: Subcommands and whether they run on many ranks; each is a module of this package with `add_parser`.
-_COMMANDS = {"train": True, "leaders": False, "doctor": True, "presets": False, "study": False}
+_COMMANDS = {
+    "train": True,
+    "leaders": False,
+    "doctor": True,
+    "hosts": False,
+    "presets": False,
+    "study": False,
+}
 
 _DESCRIPTION = """Train PyTorch models on many MPI ranks that talk rarely.
 
   lsgd-mpi train     train a network (start it with mpirun, horovodrun or srun)
   lsgd-mpi leaders   tell who led when in a run
   lsgd-mpi doctor    check MPI, Horovod and torch on the ranks it is started with
+  lsgd-mpi hosts     check a hostfile, or SLURM's nodes, and write it for another launcher
   lsgd-mpi presets   list the papers' experiments, for train --preset
   lsgd-mpi study     repeat a numerical study of the papers
 """
