@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-MPIRUN = ("mpirun", "--oversubscribe", "--bind-to", "none", "--mca", "osc", "^ucx")
-MPIRUN += ("--mca", "mpi_yield_when_idle", "1")
+from lsgd_mpi.launch_command import Job, launcher_environment, mpirun_command, this_machine
 
 
 def on_ranks(ranks: int, *arguments: object, timeout_s: float = 300.0) -> Any:
@@ -27,10 +26,10 @@ def started(ranks: int, *arguments: object, end_within_s: float = 60.0) -> Itera
 
     Raises `subprocess.CalledProcessError` if it failed.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if os.geteuid() == 0:
-        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    command = [*MPIRUN, "-np", str(ranks), sys.executable, sys.argv[0], *map(str, arguments)]
+    machine = this_machine()
+    environment = {**os.environ, **launcher_environment(machine), "OMP_NUM_THREADS": "1"}
+    program = (sys.executable, sys.argv[0], *map(str, arguments))
+    command = mpirun_command(Job(program, ranks), machine, environment)
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     ) as job:

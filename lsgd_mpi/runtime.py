@@ -12,7 +12,7 @@ import time
 import traceback
 from types import TracebackType
 
-from lsgd_mpi import comm
+from lsgd_mpi import aftermath, comm
 from lsgd_mpi.errors import INTERRUPTED, CommunicationError, LsgdError, UsageError
 from lsgd_mpi.groups import GroupSpec, Topology, make_topology
 from lsgd_mpi.launcher import promise
@@ -30,6 +30,9 @@ STALL_TIMEOUT_S = 120.0
 
 #: Stalled ranks leave each other that long to say what they wait for.
 _LAST_WORDS_S = 1.0
+
+#: What MPI_Abort may take to end a job whose hosts still reach each other.
+_ABORT_S = 5.0
 
 
 def init(groups: GroupSpec = "node", *, stall_timeout_s: float = STALL_TIMEOUT_S) -> None:
@@ -81,6 +84,8 @@ def _end_stalled(what: str, limit_s: float) -> None:
     _log.error(str(problem), extra={"for_file_only": True})
     _say(problem, comm.mpi_rank_and_size()[0])
     time.sleep(_LAST_WORDS_S)
+    aftermath.leave_will(problem.exit_code)
+    aftermath.end_daemon_after(_ABORT_S)
     comm.abort(problem.exit_code)
 
 

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +11,8 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+
+from lsgd_mpi import launch_command
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,7 +63,7 @@ def run_ranks(size, command, *, timeout_s=60.0, environment=None):
         with out.open("wb") as stdout, err.open("wb") as stderr:
             # Files, not pipes: a rank that outlives mpirun would hold a pipe open.
             mpirun = subprocess.Popen(
-                [*mpirun_command(), "-np", str(size), sys.executable, *map(str, command)],
+                mpirun_command(size, [sys.executable, *map(str, command)]),
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -107,19 +108,11 @@ def _of_rank(text, world_rank):
     return "\n".join(lines)
 
 
-def mpirun_command():
-    beside_python = str(Path(sys.executable).parent)
-    mpirun = shutil.which("mpirun", path=os.pathsep.join([beside_python, os.environ.get("PATH", "")]))
-    assert mpirun, "there is no mpirun beside this python or on the path: make the environment with bin/setup"
-    # The options that the commands in bin use, from the one place where they stand.
-    script = 'source "$1"; printf "%s\\n" "${mpirun_options[@]}"'
-    options = subprocess.run(
-        ["bash", "-c", script, "bash", str(ROOT / "bin" / "common.sh")],
-        capture_output=True,
-        text=True,
-        check=True,
+def mpirun_command(size, program):
+    """The command of `lsgd-mpi launch`, with the rank before each line that is printed."""
+    return launch_command.mpirun_command(
+        launch_command.Job(tuple(program), size, extra=("--output", "tag")), launch_command.this_machine(), {}
     )
-    return [mpirun, *options.stdout.split("\n")[:-1], "--output", "tag"]
 
 
 def _environment(job, scratch, extra):

@@ -14,8 +14,9 @@ from lsgd_mpi.errors import INTERRUPTED, LsgdError, SetupError, UsageError
 from lsgd_mpi.launcher import promise
 
 #: Subcommands and whether they run on many ranks; each is a module of this package with `add_parser`.
-_COMMANDS = {
+COMMANDS = {
     "train": True,
+    "launch": False,
     "leaders": False,
     "doctor": True,
     "hosts": False,
@@ -26,6 +27,7 @@ _COMMANDS = {
 _DESCRIPTION = """Train PyTorch models on many MPI ranks that talk rarely.
 
   lsgd-mpi train     train a network (start it with mpirun, horovodrun or srun)
+  lsgd-mpi launch    start a command on many ranks, with the flags that mpirun, horovodrun or srun need
   lsgd-mpi leaders   tell who led when in a run
   lsgd-mpi doctor    check MPI, Horovod and torch on the ranks it is started with
   lsgd-mpi hosts     check a hostfile, or SLURM's nodes, and write it for another launcher
@@ -49,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (see ``lsgd_mpi.errors``)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    on_ranks = bool(arguments) and _COMMANDS.get(arguments[0], False)
+    on_ranks = bool(arguments) and COMMANDS.get(arguments[0], False)
     try:
         parsed = _parse_together(arguments) if on_ranks else _parse(arguments)
         return int(parsed.run(parsed))
@@ -72,14 +74,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"lsgd-mpi {__version__}")
     subparsers = parser.add_subparsers(
-        metavar="COMMAND", required=True, parser_class=_Parser, help=", ".join(_COMMANDS)
+        metavar="COMMAND", required=True, parser_class=_Parser, help=", ".join(COMMANDS)
     )
     # Only the chosen command is imported: reading a run needs no torch.
-    chosen = [arguments[0]] if arguments and arguments[0] in _COMMANDS else []
+    chosen = [arguments[0]] if arguments and arguments[0] in COMMANDS else []
     for name in chosen:
         importlib.import_module(f"lsgd_mpi.cli.{name}").add_parser(subparsers)
     if not chosen and arguments and not arguments[0].startswith("-"):
-        raise UsageError(f"unknown command {arguments[0]!r}: choose from {', '.join(_COMMANDS)}")
+        raise UsageError(f"unknown command {arguments[0]!r}: choose from {', '.join(COMMANDS)}")
     return parser.parse_args(arguments)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _EPILOG = """Start it with a launcher, one process a rank:
+  lsgd-mpi launch -np 4 -- train --groups 2
   mpirun -np 4 lsgd-mpi train --groups 2
   horovodrun -np 4 lsgd-mpi train --groups 2
 Without one it is a single worker. Exit codes: 0 done, 1 unexpected error, 2 bad usage, 3 environment,

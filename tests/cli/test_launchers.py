@@ -19,14 +19,19 @@ from runs import LSGD_MPI, SMALL, environment, losses, rows
 WORDS = [*LSGD_MPI, "train", *map(str, SMALL), "--epochs", "1"]
 
 
-@pytest.mark.parametrize("options", [["--mpi"], []], ids=["--mpi", "plain"])
+@pytest.mark.parametrize("options", [["--mpi"], None], ids=["by hand", "by launch"])
 def test_horovodrun_trains_as_mpirun_does(pair, tmp_path, options):
     _, folder = pair
     beside_python = Path(sys.executable).parent
     horovodrun = shutil.which("horovodrun", path=f"{beside_python}{os.pathsep}{os.environ.get('PATH', '')}")
     if horovodrun is None:
         pytest.skip("there is no horovodrun beside this python or on the path")
-    command = [horovodrun, "-np", "2", *options, sys.executable, *WORDS, "--run-dir", str(tmp_path / "run")]
+    words = [*WORDS, "--run-dir", str(tmp_path / "run")]
+    if options is None:
+        launch = [sys.executable, *LSGD_MPI, "launch", "-np", "2", "--launcher", "horovodrun", "--"]
+        command = [*launch, "python", *words]
+    else:
+        command = [horovodrun, "-np", "2", *options, sys.executable, *words]
     path = f"{beside_python}{os.pathsep}{os.environ.get('PATH', '')}"
     process = subprocess.Popen(
         command,
@@ -74,11 +79,11 @@ def take_terminal():
 @pytest.fixture(params=[0, 2], ids=["no launcher", "mpirun -np 2"])
 def on_terminal(request, tmp_path):
     """A job on a terminal: its process, the other end of the terminal, its exit code after Ctrl-C."""
-    launcher = [*mpirun_command(), "-np", str(request.param)] if request.param else []
+    words = [sys.executable, *WORDS[:-2], "--steps", "1000000", "--run-dir", str(tmp_path / "run")]
     terminal, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("4H", 30, 100, 0, 0))
     process = subprocess.Popen(
-        [*launcher, sys.executable, *WORDS[:-2], "--steps", "1000000", "--run-dir", str(tmp_path / "run")],
+        mpirun_command(request.param, words) if request.param else words,
         env={**environment(), "TERM": "xterm"},
         stdin=inside,
         stdout=inside,
@@ -88,7 +93,7 @@ def on_terminal(request, tmp_path):
     )
     os.close(inside)
     # Open MPI's mpirun ends with 1 after Ctrl-C, a process of its own with 128 and the signal's number.
-    yield process, terminal, 1 if launcher else 130
+    yield process, terminal, 1 if request.param else 130
     process.kill()
     process.wait(10)
     os.close(terminal)

@@ -1,0 +1,66 @@
+"""How a job ends on a host that has lost the others: the launcher's daemons would wait for each other.
+
+After ``MPI_Abort`` Open MPI's mpirun and its daemons tell each other to leave, and wait until TCP gives up on
+a dead link: a quarter of an hour. So a stalled rank leaves behind a small process of its own session, which
+ends the daemon of its host if that is still there a little later, and a will with the job's exit code, which
+``lsgd-mpi launch`` reads if that daemon was mpirun itself.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+#: Names the file of the will, if `lsgd-mpi launch` started the job; only ranks on its host find the folder.
+WILL_VARIABLE = "LSGD_WILL"
+
+#: Names of the processes that start ranks for Open MPI 4 and 5; SLURM ends its own.
+_DAEMONS = ("prted", "prterun", "orted", "orterun", "mpirun")
+
+_END_IF_STILL_THERE = """
+sleep "$3"
+for signal in TERM KILL; do
+    [ "$(cut -d ' ' -f 22 "/proc/$1/stat" 2>/dev/null)" = "$2" ] || exit 0
+    kill -s "$signal" "$1"
+    sleep 2
+done
+"""
+
+
+def leave_will(exit_code: int, environment: Mapping[str, str] = os.environ) -> None:
+    """Write down the exit code for `lsgd-mpi launch`, where this host is the one that it runs on."""
+    will = environment.get(WILL_VARIABLE)
+    if will and Path(will).parent.is_dir():
+        Path(will).write_text(str(exit_code), encoding="ascii")
+
+
+def read_will(path: Path) -> int | None:
+    """The exit code that a rank left behind, or None."""
+    return int(path.read_text(encoding="ascii")) if path.exists() else None
+
+
+def end_daemon_after(seconds: float, pid: int | None = None) -> bool:
+    """End the launcher's daemon ``pid`` (None: this process's parent) if it is there ``seconds`` later.
+
+    Returns at once: whether that process is such a daemon. Needs Linux's /proc.
+    """
+    pid = os.getppid() if pid is None else pid
+    name, start = _name_and_start(pid)
+    if name not in _DAEMONS:
+        return False
+    # With its start time, so that another process of the same number is never hit.
+    words = ["sh", "-c", _END_IF_STILL_THERE, "sh", str(pid), start, f"{seconds:g}"]
+    quiet = subprocess.DEVNULL
+    subprocess.Popen(words, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    return True
+
+
+def _name_and_start(pid: int) -> tuple[str, str]:
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.exists():
+        return "", ""
+    name, _, rest = stat.read_text(encoding="utf-8", errors="replace").partition("(")[2].rpartition(")")
+    # The 22nd field of proc(5), of which two stand before the bracket's end.
+    return name, rest.split()[19]

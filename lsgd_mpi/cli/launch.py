@@ -1,0 +1,260 @@
+"""``lsgd-mpi launch``: start ranks with mpirun, horovodrun or srun, with the flags that they need."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lsgd_mpi.aftermath import WILL_VARIABLE, read_will
+from lsgd_mpi.cli.words import whole_number
+from lsgd_mpi.errors import SetupError, UsageError
+from lsgd_mpi.hosts import Host, hosts_of_slurm, parse_hosts, read_hosts
+from lsgd_mpi.launch_command import (
+    Job,
+    find_program,
+    horovodrun_command,
+    launcher_environment,
+    mpirun_command,
+    shell_line,
+    srun_command,
+    this_machine,
+)
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_LAUNCHERS = ("auto", "mpirun", "horovodrun", "srun")
+
+#: What a host may take to run a command, an answer of its ssh included.
+_ANSWER_S = 15.0
+
+#: Sent by batch systems and people to the process that they started, which is this one.
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+_EPILOG = """What follows -- is a command of lsgd-mpi or, if it is none, a program with its arguments:
+  lsgd-mpi launch -np 4 -- train --groups 2
+  lsgd-mpi launch -np 8 --hosts node1:4,node2:4 -- python my_training.py
+Exit codes: those of the command; before it starts 2 for bad usage, 3 for launchers and hosts."""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand ``launch``; its ``arguments.run`` is `run`."""
+    parser = subparsers.add_parser(
+        "launch",
+        help="start a command on many ranks",
+        description="Print and run the command that starts ranks here or on other hosts, with the flags that "
+        "these programs need.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "-np", metavar="N", type=whole_number, help="ranks (default: one for each slot of the hosts)"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--hostfile", metavar="F", help="of Open MPI, MPICH or horovodrun; see lsgd-mpi hosts")
+    where.add_argument("--hosts", metavar="LIST", help="hosts and slots, such as node1:4,node2:4")
+    parser.add_argument(
+        "--launcher",
+        choices=_LAUNCHERS,
+        default="auto",
+        help="auto: srun in an allocation of SLURM that has PMIx, else mpirun",
+    )
+    parser.add_argument(
+        "--map-by", choices=("slot", "node"), default="slot", help="fill hosts in order, or deal ranks out"
+    )
+    parser.add_argument(
+        "--interface", metavar="IF", help="network of MPI's traffic: a name such as eth0, or 10.0.0.0/24"
+    )
+    parser.add_argument("--ssh-agent", metavar="CMD", help="what Open MPI reaches other hosts by (ssh)")
+    parser.add_argument(
+        "--launcher-option",
+        metavar="WORDS",
+        action="append",
+        default=[],
+        help="more for the launcher, such as '--report-bindings'; may be repeated",
+    )
+    parser.add_argument("--print", action="store_true", help="only show the command")
+    parser.add_argument("words", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="what each rank runs")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print and run the command; return its exit code.
+
+    Raises:
+        UsageError: no command, or options that contradict one another or the launcher.
+        SetupError: a launcher that is not there, too few slots, a broken hostfile, no answer of a host.
+
+    """
+    environment = dict(os.environ)
+    launcher = _launcher(arguments.launcher, environment)
+    hosts = _hosts(arguments, launcher, environment)
+    job = Job(
+        program=_program(arguments.words),
+        ranks=_ranks(arguments.np, hosts, launcher, environment),
+        hosts=hosts,
+        map_by=arguments.map_by,
+        interface=arguments.interface,
+        ssh_agent=arguments.ssh_agent,
+        extra=tuple(word for words in arguments.launcher_option for word in shlex.split(words)),
+    )
+    variables: dict[str, str] = {}
+    if launcher == "srun":
+        command = srun_command(job, find_program("srun"), environment)
+    else:
+        machine = this_machine()
+        variables = launcher_environment(machine)
+        if launcher == "horovodrun":
+            command = horovodrun_command(job, machine, find_program("horovodrun"))
+        else:
+            command = mpirun_command(job, machine, environment)
+    line = shell_line(command, variables)
+    if arguments.print:
+        print(line)
+        return 0
+    others = [host.name for host in hosts if not _is_here(host.name)]
+    _check_answers(others, job.ssh_agent or _agent_of_mpirun(environment))
+    print(f"+ {line}", file=sys.stderr, flush=True)
+    # horovodrun finds mpirun on the PATH: the one beside this Python, which belongs to it.
+    path = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    environment |= {**variables, "PATH": path}
+    if not others:
+        os.execvpe(command[0], command, environment)
+    return _watch(command, environment)
+
+
+def _launcher(asked: str, environment: Mapping[str, str]) -> str:
+    in_allocation = "SLURM_JOB_ID" in environment and shutil.which("srun") is not None
+    if asked == "srun":
+        if not in_allocation:
+            raise SetupError(
+                "--launcher srun: this is no allocation of SLURM with srun on the PATH; use it in a batch "
+                "script (slurm/ has some) or after salloc"
+            )
+        if not _srun_has_pmix():
+            raise SetupError(
+                "--launcher srun: this SLURM has no PMIx ('srun --mpi=list'), without which every process "
+                "would be alone: use --launcher mpirun"
+            )
+    if asked != "auto":
+        return asked
+    return "srun" if in_allocation and _srun_has_pmix() else "mpirun"
+
+
+def _srun_has_pmix() -> bool:
+    listed = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True, check=False, timeout=60)
+    return "pmix" in listed.stdout + listed.stderr
+
+
+def _hosts(arguments: argparse.Namespace, launcher: str, environment: Mapping[str, str]) -> tuple[Host, ...]:
+    if arguments.hostfile is not None:
+        hosts = read_hosts(arguments.hostfile)
+    elif arguments.hosts is not None:
+        hosts = parse_hosts(arguments.hosts, "list", "--hosts")
+    elif "SLURM_JOB_ID" in environment and launcher != "srun":
+        hosts = hosts_of_slurm(environment)
+    else:
+        return ()
+    lacking = [host.name for host in hosts if host.slots is None]
+    if lacking:
+        raise SetupError(
+            f"{lacking[0]!r} has no number of slots: write 'slots=N' behind it, or let "
+            "'lsgd-mpi hosts FILE --slots N --to openmpi' do so"
+        )
+    return hosts
+
+
+def _ranks(asked: int | None, hosts: Sequence[Host], launcher: str, environment: Mapping[str, str]) -> int:
+    if asked is not None:
+        return asked
+    if hosts:
+        return sum(host.slots or 0 for host in hosts)
+    tasks = environment.get("SLURM_NTASKS", "")
+    if launcher == "srun" and tasks.isdigit():
+        return int(tasks)
+    raise UsageError("say how many ranks, with -np N, or where, with --hosts or --hostfile")
+
+
+def _program(words: Sequence[str]) -> tuple[str, ...]:
+    from lsgd_mpi.cli.main import COMMANDS
+
+    given = list(words[1:] if words[:1] == ["--"] else words)
+    if not given:
+        raise UsageError("say what each rank is to run: lsgd-mpi launch -np 4 -- train --groups 2")
+    if given[0] in COMMANDS:
+        return (sys.executable, "-m", "lsgd_mpi", *given)
+    if given[0].startswith("-"):
+        raise UsageError(f"{given[0]} is no option of lsgd-mpi launch, nor a command to start (--help)")
+    if given[0] == "python":
+        # The one that has this package.
+        return (sys.executable, *given[1:])
+    return tuple(given)
+
+
+def _is_here(host: str) -> bool:
+    mine = {"localhost", socket.gethostname(), socket.gethostname().split(".")[0]}
+    return host in mine or host.startswith("127.")
+
+
+def _agent_of_mpirun(environment: Mapping[str, str]) -> str:
+    for name in ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent"):
+        if name in environment:
+            return environment[name]
+    return "ssh -o BatchMode=yes -o ConnectTimeout=10"
+
+
+def _check_answers(hosts: Sequence[str], agent: str) -> None:
+    """Let each host run ``true``: mpirun would wait for one that does not answer, and say little."""
+    asked = [
+        subprocess.Popen(
+            [*shlex.split(agent), host, "true"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for host in hosts
+    ]
+    problems = []
+    for host, process in zip(hosts, asked, strict=True):
+        try:
+            _, said = process.communicate(timeout=_ANSWER_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            problems.append(f"{host} does not answer within {_ANSWER_S:g} s")
+            continue
+        if process.returncode != 0:
+            reason = said.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+            problems.append(f"{host} cannot be reached ({reason[0].strip()})")
+    if problems:
+        raise SetupError(
+            f"{'; '.join(problems)}: '{agent} {hosts[0]} true' must work without a question for a password"
+        )
+
+
+def _watch(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run the launcher to its end; if the network was lost, its ranks know the exit code and it does not."""
+    with tempfile.TemporaryDirectory(prefix="lsgd-launch-") as folder:
+        will = Path(folder) / "exit-code"
+        process = subprocess.Popen(command, env={**environment, WILL_VARIABLE: str(will)})
+        for number in _PASSED_ON:
+            signal.signal(number, lambda received, _: process.send_signal(received))
+        # Ctrl-C reaches the launcher too, from the terminal.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        code = process.wait()
+        left = read_will(will)
+    if left is not None:
+        return left
+    return code if code >= 0 else 128 - code
