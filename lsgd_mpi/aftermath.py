@@ -19,12 +19,17 @@ WILL_VARIABLE = "LSGD_WILL"
 #: Names of the processes that start ranks for Open MPI 4 and 5; SLURM ends its own.
 _DAEMONS = ("prted", "prterun", "orted", "orterun", "mpirun")
 
+#: Looks five times a second, so that it is gone as soon as the daemon is; arguments: its number, when it was
+#: started, and how many looks to wait before each signal.
 _END_IF_STILL_THERE = """
-sleep "$3"
-for signal in TERM KILL; do
-    [ "$(cut -d ' ' -f 22 "/proc/$1/stat" 2>/dev/null)" = "$2" ] || exit 0
-    kill -s "$signal" "$1"
-    sleep 2
+for signal in 0 TERM KILL; do
+    kill -s "$signal" "$1" 2>/dev/null
+    looks=$3
+    while [ "$looks" -gt 0 ]; do
+        [ "$(cut -d ' ' -f 22 "/proc/$1/stat" 2>/dev/null)" = "$2" ] || exit 0
+        sleep 0.2
+        looks=$((looks - 1))
+    done
 done
 """
 
@@ -44,14 +49,15 @@ def read_will(path: Path) -> int | None:
 def end_daemon_after(seconds: float, pid: int | None = None) -> bool:
     """End the launcher's daemon ``pid`` (None: this process's parent) if it is there ``seconds`` later.
 
-    Returns at once: whether that process is such a daemon. Needs Linux's /proc.
+    By SIGTERM, and as much later by SIGKILL. Returns at once, whether that process is such a daemon. Needs
+    Linux's /proc.
     """
     pid = os.getppid() if pid is None else pid
     name, start = _name_and_start(pid)
     if name not in _DAEMONS:
         return False
     # With its start time, so that another process of the same number is never hit.
-    words = ["sh", "-c", _END_IF_STILL_THERE, "sh", str(pid), start, f"{seconds:g}"]
+    words = ["sh", "-c", _END_IF_STILL_THERE, "sh", str(pid), start, str(round(5 * seconds))]
     quiet = subprocess.DEVNULL
     subprocess.Popen(words, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
     return True

@@ -32,7 +32,7 @@ STALL_TIMEOUT_S = 120.0
 _LAST_WORDS_S = 1.0
 
 #: What MPI_Abort may take to end a job whose hosts still reach each other.
-_ABORT_S = 5.0
+_ABORT_S = 3.0
 
 
 def init(groups: GroupSpec = "node", *, stall_timeout_s: float = STALL_TIMEOUT_S) -> None:
