@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ import torch
 from lsgd_mpi.comm.center import Center, Visit
 from lsgd_mpi.comm.libraries import MPI, HorovodInternalError, hvd
 from lsgd_mpi.comm.mailbox import Mailbox
+from lsgd_mpi.comm.route import Ranks, route
 from lsgd_mpi.comm.waiting import wait_until
 from lsgd_mpi.comm.watchdog import Watchdog
 from lsgd_mpi.comm.window import COUNT_BYTES, Window
@@ -69,7 +70,11 @@ class Communicator:
     """
 
     def __init__(
-        self, topology: Topology, world: MPI.Intracomm, process_sets: Sequence[Any], watchdog: Watchdog
+        self,
+        topology: Topology,
+        world: MPI.Intracomm,
+        process_sets: Mapping[Ranks, Any],
+        watchdog: Watchdog,
     ) -> None:
         self.topology = topology
         self.world_rank = world.Get_rank()
@@ -89,10 +94,11 @@ class Communicator:
         self._centers: weakref.WeakSet[Center] = weakref.WeakSet()
         self._pending_reports: list[Any] = []
         self._windows: list[Window] = []
-        self._process_sets: dict[Scope, Any] = {
-            "global": hvd.global_process_set,
-            "local": process_sets[self.group] or hvd.global_process_set,
-        }
+        everyone = tuple(range(topology.world_size))
+        self._scopes: dict[Scope, Ranks] = {"global": everyone, "local": topology.groups[self.group]}
+        self._process_sets: dict[Ranks, Any] = {everyone: hvd.global_process_set, **process_sets}
+        # Short names for them, the same on all ranks.
+        self._set_names = {members: f"set{index}" for index, members in enumerate(self._process_sets)}
 
     @property
     def world_size(self) -> int:
@@ -101,7 +107,7 @@ class Communicator:
 
     def scope_size(self, scope: Scope) -> int:
         """Number of ranks in this rank's group ("local") or in the world ("global")."""
-        return self.world_size if scope == "global" else len(self.topology.groups[self.group])
+        return len(self._scopes[scope])
 
     def elect(self, loss: float) -> Leader:
         """The member of this rank's group with the lowest loss: one MINLOC allreduce of 16 bytes."""
@@ -120,14 +126,19 @@ class Communicator:
         return _leader(winner)
 
     def broadcast(self, flat: torch.Tensor, root_world_rank: int, scope: Scope) -> None:
-        """Overwrite ``flat`` with the root's, in place: one Horovod broadcast, nothing packed."""
+        """Overwrite ``flat`` with the root's, in place: Horovod broadcasts, nothing packed.
+
+        One of them if the scope is on one node, else as many as `lsgd_mpi.comm.route` says.
+        """
         if self.scope_size(scope) == 1:
             return
         what = f"the broadcast of world rank {root_world_rank}'s parameters"
         with self._timed("comm_s", _nbytes(flat), what):
-            # With root and length in its name, each of them is known to Horovod after its first broadcast.
-            name = self._name(f"broadcast.from{root_world_rank}", scope, flat)
-            hvd.broadcast_(_as_integers(flat), root_world_rank, name, self._process_sets[scope])
+            for hop in route(root_world_rank, self._scopes[scope], self.topology.hosts):
+                if self.world_rank in hop.members:
+                    # With root and length in its name, each is known to Horovod after its first broadcast.
+                    name = self._name(f"broadcast.from{hop.root}", hop.members, flat)
+                    hvd.broadcast_(_as_integers(flat), hop.root, name, self._process_sets[hop.members])
 
     def average(self, flat: torch.Tensor, scope: Scope) -> None:
         """Overwrite ``flat``, shape ``(length,)``, with its mean over the scope, in place by Horovod.
@@ -138,9 +149,10 @@ class Communicator:
             return
         self._meet(scope)
         with self._timed("comm_s", _nbytes(flat), "an average over the ranks"):
-            process_set = self._process_sets[scope]
+            members = self._scopes[scope]
+            process_set = self._process_sets[members]
             for chunk in torch.split(flat, _AVERAGED_AT_A_TIME):
-                name = self._name("average", scope, chunk)
+                name = self._name("average", members, chunk)
                 known = chunk.float() if chunk.dtype == torch.bfloat16 else chunk
                 hvd.allreduce_(known, name=name, op=hvd.Average, process_set=process_set)
                 if known is not chunk:
@@ -370,10 +382,9 @@ class Communicator:
                     window.close()
         self._windows = [window for window, free in zip(self._windows, released, strict=True) if not free]
 
-    def _name(self, operation: str, scope: Scope, tensor: torch.Tensor) -> str:
+    def _name(self, operation: str, members: Ranks, tensor: torch.Tensor) -> str:
         # Horovod's automatic names are counters, which one extra operation on one rank would shift.
-        where = scope if scope == "global" else f"group{self.group}"
-        return f"lsgd.{operation}.{where}.{tensor.dtype}.{tensor.numel()}"
+        return f"lsgd.{operation}.{self._set_names[members]}.{tensor.dtype}.{tensor.numel()}"
 
     @contextmanager
     def guarded(self, what: str) -> Iterator[None]:

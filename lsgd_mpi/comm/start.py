@@ -7,6 +7,7 @@ import os
 from lsgd_mpi.comm.agreement import check_equal, raise_together, together
 from lsgd_mpi.comm.communicator import Communicator
 from lsgd_mpi.comm.libraries import MPI, hvd, mpi_library_files, thread_level
+from lsgd_mpi.comm.route import process_sets
 from lsgd_mpi.comm.watchdog import Watchdog
 from lsgd_mpi.errors import SetupError
 from lsgd_mpi.groups import GroupSpec, make_topology
@@ -29,16 +30,12 @@ def start(spec: GroupSpec, watchdog: Watchdog) -> Communicator:
     check_equal("groups", spec)
     hosts = MPI.COMM_WORLD.allgather(MPI.Get_processor_name())
     topology = together(lambda: make_topology(spec, hosts))
-    # A set of one rank is never needed and one equal to the world is an error for Horovod.
-    process_sets = [
-        hvd.ProcessSet(list(members)) if 1 < len(members) < topology.world_size else None
-        for members in topology.groups
-    ]
+    sets = {members: hvd.ProcessSet(list(members)) for members in process_sets(topology)}
     os.environ.setdefault("HOROVOD_CYCLE_TIME", DEFAULT_CYCLE_TIME_MS)
     world = MPI.COMM_WORLD.Dup()
-    hvd.init(comm=world, process_sets=[process_set for process_set in process_sets if process_set])
+    hvd.init(comm=world, process_sets=list(sets.values()))
     raise_together(_horovod_problem())
-    return Communicator(topology, world, process_sets, watchdog)
+    return Communicator(topology, world, sets, watchdog)
 
 
 def _mpi_problem() -> SetupError | None:
