@@ -79,6 +79,8 @@ class Cluster:
                 cpus=CPUS,
             )
         )
+        # No part of this SLURM uses control groups; without a word slurmd ends where it may not make any.
+        (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o600)
