@@ -6,8 +6,6 @@
 import contextlib
 import http.client
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -15,12 +13,13 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import debian
+
 PACKAGE = "dataset-fashion-mnist"
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 EXIT_DATA = 4
 REACH_S = 5
-APT_S = 120
 
 
 def tell(message: str) -> None:
@@ -44,39 +43,12 @@ def raw_folder() -> Path:
     return cache_folder() / "FashionMNIST" / "raw"
 
 
-def _succeeds(command: list[str], folder: Path) -> bool:
-    try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, check=False, timeout=APT_S, stdin=subprocess.DEVNULL
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
-
-
 def fetch_debian_package() -> bool:
     """Unpack Debian's package into the cache; False where there is no apt or it cannot reach the package."""
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        return False
     raw_folder().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=raw_folder().parent) as name:
-        folder = Path(name)
-        download = ["apt-get", "-q", "download", PACKAGE]
-        if not _succeeds(download, folder):
-            # The lists of a new machine are empty, and only root may fill the system's: fetch our own.
-            own = [f"-oDir::State::lists={folder / 'lists'}", f"-oDir::Cache={folder / 'cache'}"]
-            (folder / "lists" / "partial").mkdir(parents=True)
-            (folder / "cache" / "archives" / "partial").mkdir(parents=True)
-            if not _succeeds(["apt-get", "-q", *own, "update"], folder):
-                return False
-            if not _succeeds([*download[:2], *own, *download[2:]], folder):
-                return False
-        packages = list(folder.glob(f"{PACKAGE}_*.deb"))
-        unpacked = folder / "unpacked"
-        if not packages or not _succeeds(["dpkg-deb", "-x", str(packages[0]), str(unpacked)], folder):
-            return False
-        files = unpacked / INSTALLED.relative_to("/")
-        if not is_whole(files):
+        files = Path(name) / INSTALLED.relative_to("/")
+        if not debian.unpack([PACKAGE], Path(name)) or not is_whole(files):
             return False
         raw_folder().mkdir(exist_ok=True)
         for file in files.iterdir():

@@ -17,9 +17,9 @@ from lsgd_mpi import launch_command
 ROOT = Path(__file__).resolve().parents[1]
 
 #: In the environment of every process of a job, by which its processes are found again.
-_MARK = "LSGD_TEST_JOB"
+MARK = "LSGD_TEST_JOB"
 #: Variables by which a launcher, if pytest itself runs under one, would claim our mpirun for its own job.
-_LAUNCHERS = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "SLURM_", "HOROVOD_", "MPI4PY_")
+LAUNCHERS = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "SLURM_", "HOROVOD_", "MPI4PY_")
 #: From <linux/prctl.h>.
 _PR_SET_PDEATHSIG = 1
 #: What mpirun may need after a rank failed: to print, to kill the others, to tidy up.
@@ -70,7 +70,7 @@ def run_ranks(size, command, *, timeout_s=60.0, environment=None):
                 cwd=scratch,
                 env=_environment(job, scratch, environment or {}),
                 start_new_session=True,
-                preexec_fn=_end_with_pytest,
+                preexec_fn=end_with_pytest,
             )
             in_time = True
             try:
@@ -80,10 +80,11 @@ def run_ranks(size, command, *, timeout_s=60.0, environment=None):
             finally:
                 ended_at_s = time.monotonic()
                 # After its ranks mpirun needs a moment; whoever is still there then was left behind.
-                left_behind = [] if not in_time else _wait_until_gone(job, 1.0)
+                left_behind = processes_after(job, 1.0) if in_time else {}
                 _end(job, mpirun)
         texts = [path.read_text(encoding="utf-8", errors="replace") for path in (out, err)]
-    finished = Finished(returncode, *texts, ended_at_s=ended_at_s, left_behind=left_behind)
+    left = [f"{pid}: {words}" for pid, words in left_behind.items()]
+    finished = Finished(returncode, *texts, ended_at_s=ended_at_s, left_behind=left)
     if not in_time:
         raise TookTooLongError(f"{size} ranks ran for {timeout_s:g} s and were killed\n{finished.printed}")
     return finished
@@ -91,7 +92,7 @@ def run_ranks(size, command, *, timeout_s=60.0, environment=None):
 
 def processes_of(job):
     """Process ids and commands of a job, by the mark in their environment."""
-    mark = f"{_MARK}={job}".encode()
+    mark = f"{MARK}={job}".encode()
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -116,7 +117,7 @@ def mpirun_command(size, program):
 
 
 def _environment(job, scratch, extra):
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
     return {
         **inherited,
         # Open MPI asks root twice.
@@ -126,21 +127,22 @@ def _environment(job, scratch, extra):
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "ranks")]),
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": scratch,
-        _MARK: job,
+        MARK: job,
         **extra,
     }
 
 
-def _end_with_pytest():
+def end_with_pytest():
     # Runs in the child: the job ends with pytest even where pytest is killed and cleans up nothing.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _wait_until_gone(job, seconds):
+def processes_after(job, seconds):
+    """`processes_of` a job that has ended, after the ``seconds`` that the last may take to go."""
     deadline = time.monotonic() + seconds
     while processes_of(job) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return [f"{pid}: {command}" for pid, command in processes_of(job).items()]
+    return processes_of(job)
 
 
 def _end(job, mpirun):

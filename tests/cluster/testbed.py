@@ -1,7 +1,7 @@
 """Hosts made of network namespaces on this machine, joined by links of a limited rate.
 
-Each has a name, an address and a network interface of its own; files, cores and memory are this machine's. Needs
-root, and iproute2's ``ip`` and ``tc``.
+Each has a name, an address and a network interface of its own; files, cores and memory are this machine's.
+Needs root, and iproute2's ``ip`` and ``tc``.
 """
 
 import os
