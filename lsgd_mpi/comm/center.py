@@ -50,6 +50,7 @@ class Center:
         starts: Sequence[torch.Tensor],
         account: Callable[[Visit], None],
         guarded: Callable[[str], AbstractContextManager[None]],
+        is_far: bool = False,
     ) -> None:
         self._length = starts[0].numel()
         #: How many vectors there are.
@@ -65,7 +66,7 @@ class Center:
         self._buffers = [
             [torch.empty(self._elements, dtype=starts[0].dtype) for _ in starts] for _ in range(2)
         ]
-        self.window = Window(world, _VECTORS + self.count * self._nbytes)
+        self.window = Window(world, _VECTORS + self.count * self._nbytes, is_far)
         if world.Get_rank() == 0:
             self.write(starts)
         world.Barrier()
@@ -193,8 +194,9 @@ class Center:
     def _start_gets(self, buffers: Sequence[torch.Tensor], part: slice) -> list[MPI.Request]:
         length = part.stop - part.start
         return [
-            self.window.start_get(as_bytes(buffer[:length]), self._place(vector, part))
+            request
             for vector, buffer in enumerate(buffers)
+            for request in self.window.start_get(as_bytes(buffer[:length]), self._place(vector, part))
         ]
 
     def _place(self, vector: int, part: slice) -> int:

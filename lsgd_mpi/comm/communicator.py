@@ -243,7 +243,8 @@ class Communicator:
     def center(self, *starts: torch.Tensor) -> Center:
         """A center of such vectors that workers visit alone. Collective; they start as world rank 0's."""
         self._free_released_windows()
-        center = Center(self._world, starts, self._account, self.guarded)
+        is_far = self.topology.hosts[self.world_rank] != self.topology.hosts[0]
+        center = Center(self._world, starts, self._account, self.guarded, is_far)
         self._windows.append(center.window)
         self._centers.add(center)
         return center

@@ -1,6 +1,6 @@
-"""Under mpirun on two hosts: what rounds of leader SGD send over the link, as JSON.
+"""Under mpirun on two hosts: what each host sends over its link in ROUNDS rounds, as JSON.
 
-For each leader, by world rank, the bytes that each host sends in ROUNDS rounds; and in as many local rounds.
+In global rounds of leader SGD for each leader, by world rank, in local ones, and in visits of a center.
 """
 
 import json
@@ -29,12 +29,12 @@ def sent_bytes():
     return int(Path("/sys/class/net/eth0/statistics/tx_bytes").read_text())
 
 
-def measure(leader, **options):
-    """Bytes by host name, and whether all ranks stand where the leader does."""
+def measure(leader, method="lsgd", **options):
+    """Bytes by host name, and where each rank stands in the end; rank r begins at r."""
     communicator = runtime.communicator()
     model = Flat()
     inner = torch.optim.SGD(model.parameters(), lr=0.0)
-    optimizer = lsgd_mpi.DistributedOptimizer(inner, model, "lsgd", loss_window=1, **options)
+    optimizer = lsgd_mpi.DistributedOptimizer(inner, model, method, **options)
     with torch.no_grad():
         model.weight.fill_(float(lsgd_mpi.rank()))
     model.weight.grad = torch.zeros(PARAMETERS)
@@ -56,13 +56,14 @@ def measure(leader, **options):
 def main():
     lsgd_mpi.init("node", stall_timeout_s=60)
     size = lsgd_mpi.size()
-    pulled = {"local_pull": 1.0, "global_pull": 1.0}
+    pulled = {"local_pull": 1.0, "global_pull": 1.0, "loss_window": 1}
     measure(0, local_period=1, global_period=1, **pulled)  # sets up connections
     result = {
         "hosts": runtime.topology().hosts,
         "groups": runtime.topology().groups,
         "global": [measure(leader, local_period=1, global_period=1, **pulled) for leader in range(size)],
         "local": measure(0, local_period=1, global_period=1_000_000, **pulled),
+        "visits": measure(0, "easgd", clock="own", local_period=1),
     }
     if lsgd_mpi.rank() == 0:
         print(json.dumps(result), flush=True)
