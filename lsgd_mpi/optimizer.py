@@ -69,6 +69,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         for other in list(_in_use):
             other._give_up_if_sharing(parameters)
         self._parameters = comm.together(lambda: FlatTensors(parameters, model))
+        self._communicator.prepare(self._parameters.flat.device)
         if equal_start:
             self._communicator.start_equal([("parameters", self._parameters.flat), *held])
         self._clock = cls.make_clock(clock or cls.clocks[0], resolved, self._communicator)

@@ -31,22 +31,19 @@ def use_threads(asked: int | None, communicator: comm.Communicator) -> int:
 
 
 def choose_device(asked: str, communicator: comm.Communicator) -> torch.device:
-    """The device of this rank, the same kind on all; ``auto`` takes a GPU a rank where it can. Collective.
+    """The device of this rank, the same kind on all; ``auto`` takes GPUs where every rank sees one.
 
-    Raises `SetupError` on all ranks if ``cuda`` was asked for and one of them cannot have it.
+    Ranks take the GPUs of their node in turn. A rank that is shown one GPU alone, as by SLURM's
+    --gpus-per-task, takes that one. Collective. Raises `SetupError` on all ranks if ``cuda`` was asked for
+    and one of them has none.
     """
-    local_rank = communicator.topology.local_rank(communicator.world_rank)
-    reason = None
-    if not torch.cuda.is_available():
-        reason = "torch finds no GPU"
-    elif communicator.world_size > 1 and not comm.horovod_has_nccl():
-        reason = "Horovod was built without NCCL (build it again with bin/setup --nccl yes)"
-    elif local_rank >= torch.cuda.device_count():
-        reason = f"there are {torch.cuda.device_count()} GPUs for more ranks, and NCCL takes one rank a GPU"
-    if asked == "cuda":
-        comm.raise_together(SetupError(f"--device cuda: {reason}; or use --device cpu") if reason else None)
-    if asked == "cpu" or any(communicator.gather(reason)):
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    has_none = any(communicator.gather(seen == 0))
+    if asked == "cuda" and has_none:
+        lacking = None if seen else SetupError("--device cuda: torch finds no GPU; or use --device cpu")
+        comm.raise_together(lacking)
+    if asked == "cpu" or has_none:
         return torch.device("cpu")
-    device = torch.device("cuda", local_rank)
+    device = torch.device("cuda", communicator.topology.local_rank(communicator.world_rank) % seen)
     torch.cuda.set_device(device)
     return device

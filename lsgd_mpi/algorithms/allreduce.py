@@ -22,6 +22,7 @@ class Allreduce(Algorithm):
     With three ranks or more the last bits can differ from run to run, with how Horovod fills its buckets.
     """
 
+    pattern = "gradients"
     name = "allreduce"
     other_clocks = "averages the gradients of one and the same iteration of all workers"
 

@@ -182,6 +182,8 @@ class Algorithm(ABC):
     options_class: ClassVar[type[Options]] = Options
     #: What `lsgd-mpi train` takes for its own options unless they are given, such as no momentum.
     training_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    #: What its rounds send, one of `lsgd_mpi.cost.PATTERNS`; None for what that does not know.
+    pattern: ClassVar[str | None] = None
     #: Whether rounds have leaders, so that leaders.csv gets rows.
     elects_leaders: ClassVar[bool] = False
     #: Whether the method itself sets the learning rate of each iteration.

@@ -37,6 +37,7 @@ class CenterAlgorithm(Algorithm):
     equal. *Keeps* two buffers of the parameters' size: the center, and one for the average on its way.
     """
 
+    pattern = "average"
     clocks = ("step", "shared")
     training_defaults: ClassVar[dict[str, Any]] = {"momentum": 0.0}
     #: The iteration of the first round.

@@ -103,6 +103,7 @@ class LSGD(Algorithm):
     optimizer has any, is taken at the pulled point.
     """
 
+    pattern = "pull"
     name = "lsgd"
     clocks = ("step", "shared")
     other_clocks = "elects a leader among workers that meet, none can go to a round alone"

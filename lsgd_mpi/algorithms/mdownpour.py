@@ -28,6 +28,8 @@ class MDownpour(VisitingAlgorithm):
     """
 
     name = "mdownpour"
+    #: Two vectors, every iteration.
+    pattern = None
     other_clocks = "is asynchronous: each gradient goes to the center by itself"
     training_defaults: ClassVar[dict[str, Any]] = {"momentum": 0.9, "nesterov": True}
     evaluated = CENTER

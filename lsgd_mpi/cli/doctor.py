@@ -63,10 +63,20 @@ def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001
 
 def _try_collectives() -> None:
     from lsgd_mpi import comm, runtime
+    from lsgd_mpi.placement import choose_device
 
     communicator = runtime.communicator()
     hosts = dict.fromkeys(communicator.topology.hosts)
     _show("ranks", f"{communicator.topology.describe()}, on {', '.join(hosts)}")
+    device = choose_device("auto", communicator)
+    communicator.prepare(device)
+    devices = communicator.gather(str(device))
+    _show("devices", ", ".join(f"rank {rank} {name}" for rank, name in enumerate(devices)))
+    if device.type == "cuda":
+        _show(
+            "GPUs exchange",
+            f"through host memory: {communicator.staged}" if communicator.staged else "by NCCL",
+        )
     for name, check in _CHECKS.items():
         check(communicator)  # the first of its kind sets up connections
         start = time.perf_counter()
@@ -88,8 +98,10 @@ def _elects_the_best(communicator: Communicator) -> bool:
 def _broadcasts(communicator: Communicator) -> bool:
     import torch
 
+    from lsgd_mpi.placement import choose_device
+
     root = communicator.world_size - 1
-    flat = torch.full((_FLOATS,), float(communicator.world_rank))
+    flat = torch.full((_FLOATS,), float(communicator.world_rank), device=choose_device("auto", communicator))
     communicator.broadcast(flat, root, "global")
     return bool((flat == root).all())
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "launch": False,
     "leaders": False,
     "doctor": True,
+    "cost": False,
     "hosts": False,
     "presets": False,
     "study": False,
@@ -31,6 +32,7 @@ _DESCRIPTION = """Train PyTorch models on many MPI ranks that talk rarely.
   lsgd-mpi leaders   tell who led when in a run
   lsgd-mpi doctor    check MPI, Horovod and torch on the ranks it is started with
   lsgd-mpi hosts     check a hostfile, or SLURM's nodes, and write it for another launcher
+  lsgd-mpi cost      predict what communication costs a run
   lsgd-mpi presets   list the papers' experiments, for train --preset
   lsgd-mpi study     repeat a numerical study of the papers
 """

@@ -10,7 +10,6 @@ from lsgd_mpi.comm.communicator import Communicator, Traffic
 from lsgd_mpi.comm.libraries import (
     abort,
     facts,
-    horovod_has_nccl,
     mpi_libraries,
     mpi_library_files,
     mpi_rank_and_size,
@@ -25,7 +24,6 @@ __all__ = [
     "abort",
     "check_equal",
     "facts",
-    "horovod_has_nccl",
     "mpi_libraries",
     "mpi_library_files",
     "mpi_rank_and_size",

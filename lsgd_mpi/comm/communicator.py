@@ -5,6 +5,7 @@ Every rank creates every communicator and process set in the same order; `Commun
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import weakref
@@ -20,12 +21,15 @@ from lsgd_mpi.comm.center import Center, Visit
 from lsgd_mpi.comm.libraries import MPI, HorovodInternalError, hvd
 from lsgd_mpi.comm.mailbox import Mailbox
 from lsgd_mpi.comm.route import Ranks, route
+from lsgd_mpi.comm.staging import Staging, gpu_of, why_staged
 from lsgd_mpi.comm.waiting import wait_until
 from lsgd_mpi.comm.watchdog import Watchdog
 from lsgd_mpi.comm.window import COUNT_BYTES, Window
-from lsgd_mpi.errors import CommunicationError
+from lsgd_mpi.errors import CommunicationError, SetupError
 from lsgd_mpi.groups import Topology
 from lsgd_mpi.leaders import Leader, Round, Scope, offered_loss
+
+_log = logging.getLogger("lsgd_mpi")
 
 _Result = TypeVar("_Result")
 
@@ -80,6 +84,7 @@ class Communicator:
         self.world_rank = world.Get_rank()
         self.group = topology.group_of(self.world_rank)
         self.traffic = Traffic()
+        self._staging = Staging()
         self._world = world
         self._watchdog = watchdog
         self._group = world.Split(self.group, key=self.world_rank)
@@ -104,6 +109,21 @@ class Communicator:
     def world_size(self) -> int:
         """Number of ranks."""
         return self.topology.world_size
+
+    def prepare(self, device: torch.device) -> None:
+        """Find out how tensors of these devices are sent, and warn if through host memory. Collective."""
+        gpu = None
+        if device.type == "cuda":
+            gpu = (self.topology.hosts[self.world_rank], gpu_of(device))
+        before, gpus = self._staging.reason, self.gather(gpu)
+        self._staging.reason = why_staged(gpus, hvd.nccl_built()) if self.world_size > 1 else None
+        if self._staging.reason not in (None, before) and self.world_rank == 0:
+            _log.warning(f"GPUs exchange parameters through host memory: {self._staging.reason}")
+
+    @property
+    def staged(self) -> str | None:
+        """Why tensors of GPUs go through host memory, or None."""
+        return self._staging.reason
 
     def scope_size(self, scope: Scope) -> int:
         """Number of ranks in this rank's group ("local") or in the world ("global")."""
@@ -134,11 +154,15 @@ class Communicator:
             return
         what = f"the broadcast of world rank {root_world_rank}'s parameters"
         with self._timed("comm_s", _nbytes(flat), what):
-            for hop in route(root_world_rank, self._scopes[scope], self.topology.hosts):
-                if self.world_rank in hop.members:
-                    # With root and length in its name, each is known to Horovod after its first broadcast.
-                    name = self._name(f"broadcast.from{hop.root}", hop.members, flat)
-                    hvd.broadcast_(_as_integers(flat), hop.root, name, self._process_sets[hop.members])
+            hops = route(root_world_rank, self._scopes[scope], self.topology.hosts)
+            is_root = self.world_rank == root_world_rank
+            with self._staging.lent(flat, sends=is_root, receives=not is_root) as lent:
+                for hop in hops:
+                    if self.world_rank in hop.members:
+                        # With root and length in its name, Horovod knows each after its first broadcast.
+                        name = self._name(f"broadcast.from{hop.root}", hop.members, flat)
+                        process_set = self._process_sets[hop.members]
+                        hvd.broadcast_(_as_integers(lent), hop.root, name, process_set)
 
     def average(self, flat: torch.Tensor, scope: Scope) -> None:
         """Overwrite ``flat``, shape ``(length,)``, with its mean over the scope, in place by Horovod.
@@ -154,7 +178,8 @@ class Communicator:
             for chunk in torch.split(flat, _AVERAGED_AT_A_TIME):
                 name = self._name("average", members, chunk)
                 known = chunk.float() if chunk.dtype == torch.bfloat16 else chunk
-                hvd.allreduce_(known, name=name, op=hvd.Average, process_set=process_set)
+                with self._staging.lent(known) as lent:
+                    hvd.allreduce_(lent, name=name, op=hvd.Average, process_set=process_set)
                 if known is not chunk:
                     chunk.copy_(known)
 
@@ -189,7 +214,11 @@ class Communicator:
         """Overwrite each tensor with world rank 0's, in place, all broadcasts under way together."""
         if self.world_size == 1:
             return
-        dense = [(name, each.detach(), each.detach().contiguous()) for name, each in named if each.numel()]
+        dense = [
+            (name, each.detach(), self._sendable(each.detach().contiguous()))
+            for name, each in named
+            if each.numel()
+        ]
         handles = [
             hvd.broadcast_async_(_as_integers(sent.reshape(-1)), 0, name=f"lsgd.start.{name}")
             for name, _, sent in dense
@@ -203,6 +232,9 @@ class Communicator:
 
     def gradient_averaging(self, optimizer: torch.optim.Optimizer, named: Any) -> torch.optim.Optimizer:
         """Horovod's DistributedOptimizer around ``optimizer``: gradients averaged over the world."""
+        if self._staging.reason is not None and hvd.nccl_built():
+            # Horovod sends the gradients itself, always by NCCL if it has it.
+            raise SetupError(f"gradients cannot be averaged over these GPUs: {self._staging.reason}")
         wrapped: torch.optim.Optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=named)
         wrapped.state.update(optimizer.state)
         return wrapped
@@ -382,6 +414,9 @@ class Communicator:
                 if free:
                     window.close()
         self._windows = [window for window, free in zip(self._windows, released, strict=True) if not free]
+
+    def _sendable(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if self._staging.reason is None else tensor.cpu()
 
     def _name(self, operation: str, members: Ranks, tensor: torch.Tensor) -> str:
         # Horovod's automatic names are counters, which one extra operation on one rank would shift.

@@ -75,8 +75,3 @@ def facts() -> dict[str, object]:
         "horovod_gloo": bool(hvd.gloo_built()),
         "horovod_cycle_time_ms": os.environ.get("HOROVOD_CYCLE_TIME", ""),
     }
-
-
-def horovod_has_nccl() -> bool:
-    """Whether Horovod can move CUDA tensors by NCCL."""
-    return bool(hvd.nccl_built())

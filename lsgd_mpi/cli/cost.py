@@ -1,0 +1,97 @@
+"""``lsgd-mpi cost``: what communication will cost a run, from a few numbers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lsgd_mpi.cli.words import print_for_reader, whole_number
+from lsgd_mpi.cost import Cluster, Cost, Training, predict
+from lsgd_mpi.errors import UsageError
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_RATES_GBIT = (1.0, 10.0, 100.0)
+_WORKERS = (4, 16, 64, 256, 1024)
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand ``cost``; its ``arguments.run`` is `run`."""
+    parser = subparsers.add_parser(
+        "cost",
+        help="predict what communication costs a run",
+        description="Predict the share of the rate without communication that a method keeps, from the size "
+        "of a model, the time of an iteration and the links of a cluster (docs/cost.md has the assumptions).",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    number = float
+    parser.add_argument("--parameters", type=number, required=True, help="of the model, as in 11e6")
+    parser.add_argument("--iteration-ms", type=number, required=True, help="of one worker, by itself")
+    parser.add_argument("--bytes", type=whole_number, default=4, help="of a parameter")
+    parser.add_argument("--jitter", type=number, default=0.02, help="standard deviation of iterations / mean")
+    parser.add_argument("--algorithm", default="lsgd", help="a method of lsgd-mpi train")
+    parser.add_argument("--clock", help="step, shared or own (default: the method's first)")
+    parser.add_argument("--local-period", type=whole_number, default=64, help="τ")
+    parser.add_argument("--global-period", type=whole_number, default=128, help="τ_G, of lsgd")
+    parser.add_argument("--nodes", type=whole_number, help="one cluster in detail (default: a table)")
+    parser.add_argument("--ranks-per-node", type=whole_number, default=4, help="workers on each node")
+    parser.add_argument("--gbit", type=number, default=1.0, help="of a node's link, Gbit/s each way")
+    parser.add_argument("--latency-us", type=number, default=50.0, help="of a small message between nodes")
+    parser.add_argument(
+        "--local-gbyte", type=number, default=3.0, help="of a broadcast inside a node, GByte/s"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the prediction; return the exit code 0. Raises `UsageError` for numbers that make no sense."""
+    from lsgd_mpi.algorithms import find_algorithm
+
+    method = find_algorithm(arguments.algorithm, arguments.clock)
+    if method.pattern is None:
+        raise UsageError(f"--algorithm {arguments.algorithm}: its cost is not modelled")
+    pattern = method.pattern
+    training = Training(
+        arguments.parameters * arguments.bytes, arguments.iteration_ms / 1e3, arguments.jitter
+    )
+    cluster = Cluster(
+        nodes=1 if arguments.nodes is None else arguments.nodes,
+        ranks=arguments.ranks_per_node,
+        gbit_per_s=arguments.gbit,
+        latency_s=arguments.latency_us / 1e6,
+        local_gbyte_per_s=arguments.local_gbyte,
+    )
+
+    def cost(where: Cluster) -> Cost:
+        return predict(
+            pattern,
+            where,
+            training,
+            period=arguments.local_period,
+            global_period=arguments.global_period if pattern == "pull" else None,
+        )
+
+    print_for_reader(_table(cluster, cost) if arguments.nodes is None else _detail(cluster, cost(cluster)))
+    return 0
+
+
+def _detail(cluster: Cluster, cost: Cost) -> str:
+    lines = [f"{cluster.workers} workers on {cluster.nodes} nodes, {cluster.gbit_per_s:g} Gbit/s"]
+    for name in ("iteration", "transfer", "latency", "waiting"):
+        lines.append(f"  {name:<10}{1e3 * getattr(cost, f'{name}_s'):10.3f} ms an iteration")
+    lines.append(f"  share of the rate without communication: {cost.share:.3f}")
+    return "\n".join(lines)
+
+
+def _table(cluster: Cluster, cost: Callable[[Cluster], Cost]) -> str:
+    head = " ".join(f"{f'{rate:g} Gbit/s':>12}" for rate in _RATES_GBIT)
+    lines = ["share of the rate without communication", f"{'workers':>8} {head}"]
+    for workers in _WORKERS:
+        nodes = max(1, workers // cluster.ranks)
+        shares = [cost(replace(cluster, nodes=nodes, gbit_per_s=rate)).share for rate in _RATES_GBIT]
+        lines.append(f"{nodes * cluster.ranks:>8} " + " ".join(f"{share:>12.3f}" for share in shares))
+    return "\n".join(lines)
