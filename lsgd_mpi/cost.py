@@ -130,10 +130,11 @@ def average_s(cluster: Cluster, nbytes: float) -> float:
 
 
 def visit_s(cluster: Cluster, nbytes: float) -> float:
-    """Seconds that a visit of the center from another node keeps the link of the center's node busy."""
+    """Seconds of a visit of the center from another node, if there is one: what keeps its link busy."""
+    inside = 2 * nbytes / (cluster.local_gbyte_per_s * 1e9)
     if cluster.nodes == 1:
-        return 2 * nbytes / (cluster.local_gbyte_per_s * 1e9)
-    return cluster.link_s(_VISIT_THERE * nbytes) + 2 * cluster.latency_s
+        return inside
+    return max(inside, cluster.link_s(_VISIT_THERE * nbytes)) + 2 * cluster.latency_s
 
 
 def election_s(cluster: Cluster, between_nodes: bool) -> float:
@@ -176,12 +177,14 @@ def predict(
 
 
 def _visits(cluster: Cluster, training: Training, period: int) -> Cost:
-    own_s = visit_s(cluster, training.nbytes)
-    visitors = cluster.workers - cluster.ranks if cluster.nodes > 1 else cluster.workers
-    # One at a time: if all cannot be served in a period, they queue.
-    queue_s = max(0.0, visitors * own_s - (period * training.iteration_s + own_s))
-    far = visitors / cluster.workers
-    return Cost(far * own_s / period, 0.0, queue_s / period, training.iteration_s)
+    near_s, far_s = visit_s(replace(cluster, nodes=1), training.nbytes), visit_s(cluster, training.nbytes)
+    near = cluster.ranks
+    far = cluster.workers - near
+    turn_s = near * near_s + far * far_s
+    transfer_s = turn_s / cluster.workers
+    # One at a time: if a turn of all takes longer than a period, they queue.
+    queue_s = max(0.0, turn_s - (period * training.iteration_s + transfer_s))
+    return Cost(transfer_s / period, 0.0, queue_s / period, training.iteration_s)
 
 
 def _wait_s(training: Training, iterations: int, workers: int) -> float:

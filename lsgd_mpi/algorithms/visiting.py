@@ -67,7 +67,7 @@ class VisitingAlgorithm(Algorithm):
     or as the mean of the workers where they do not start equal.
     """
 
-    pattern = "visit"
+    pattern: ClassVar[str | None] = "visit"
     clocks = ("own",)
     training_defaults: ClassVar[dict[str, Any]] = {"momentum": 0.0}
 

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from runs import LSGD_MPI, SMALL, column, environment, rows
-
 from launching import run_ranks
+from runs import LSGD_MPI, SMALL, column, environment, rows
 
 pytestmark = [pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"), pytest.mark.timeout(300)]
 

@@ -1,0 +1,135 @@
+"""The model of what communication costs: closed forms, and its behaviour where they end."""
+
+import math
+
+import pytest
+
+from lsgd_mpi.algorithms import ALGORITHMS, VARIANTS
+from lsgd_mpi.cli.main import main
+from lsgd_mpi.cost import PATTERNS, Cluster, Training, average_s, predict, pull_s, visit_s
+from lsgd_mpi.errors import UsageError
+
+MODEL = Training(nbytes=44e6, iteration_s=0.1, jitter=0.0)
+TWO = Cluster(nodes=2, ranks=1, gbit_per_s=1.0, latency_s=1e-9, local_latency_s=1e-9, cycle_s=1e-9)
+#: 44 MB on 1 Gbit/s, with the headers of 1,448 bytes each.
+LINK_S = 0.352 * 1514 / 1448
+
+
+def test_between_two_nodes_everything_is_the_link():
+    assert pull_s(TWO, 44e6) == pytest.approx(LINK_S, rel=1e-6)
+    # Two ranks send each other half of the bytes twice, both ways at once.
+    assert average_s(TWO, 44e6) == pytest.approx(LINK_S, rel=1e-6)
+    assert visit_s(TWO, 44e6) == pytest.approx(2 * LINK_S, rel=1e-6)
+
+
+def test_a_period_divides_the_transfer():
+    for pattern in ("pull", "average", "visit"):
+        once = predict(pattern, TWO, MODEL, period=1).transfer_s
+        assert predict(pattern, TWO, MODEL, period=8).transfer_s == pytest.approx(once / 8)
+    assert predict("gradients", TWO, MODEL, period=8).transfer_s == pytest.approx(LINK_S, rel=1e-6)
+    share = predict("pull", TWO, MODEL, period=64, global_period=128).share
+    assert share == pytest.approx(1 / (1 + LINK_S / 12.8), rel=1e-6)
+
+
+def test_local_rounds_stay_inside_the_node():
+    many = Cluster(nodes=8, ranks=4, gbit_per_s=1.0)
+    rare, local = (
+        predict("pull", many, MODEL, period=tau, global_period=1024).transfer_s for tau in (1024, 4)
+    )
+    inside = many.local_s(44e6)
+    assert local - rare == pytest.approx((1 / 4 - 1 / 1024) * inside, rel=0.2)
+    assert inside < 0.1 * many.link_s(44e6)
+
+
+def test_waiting_is_that_for_the_slowest():
+    jitter = Training(nbytes=4.0, iteration_s=0.1, jitter=0.1)
+    # The mean of the larger of two standard normal numbers is 1 / sqrt(pi).
+    waiting = predict("average", TWO, jitter, period=16).waiting_s
+    assert waiting == pytest.approx(0.1 * 0.1 / math.sqrt(math.pi) / math.sqrt(16), rel=0.01)
+    assert predict("average", Cluster(1, 1, 1.0), jitter, period=16).waiting_s == 0.0
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_more_workers_never_help_and_faster_links_never_hurt(pattern):
+    training = Training(nbytes=44e6, iteration_s=0.1)
+    shares = [
+        [
+            predict(pattern, Cluster(nodes, 4, rate), training, period=16, global_period=64).share
+            for nodes in (1, 4, 16, 64, 256)
+        ]
+        for rate in (1.0, 10.0, 100.0)
+    ]
+    for row in shares:
+        assert row == sorted(row, reverse=True)
+        assert all(0 < share < 1 for share in row)
+    for column in zip(*shares, strict=True):
+        assert list(column) == sorted(column)
+
+
+def test_visitors_of_a_center_that_cannot_serve_all_queue():
+    training = Training(nbytes=44e6, iteration_s=0.1)
+    busy = Cluster(nodes=64, ranks=4, gbit_per_s=1.0)
+    cost = predict("visit", busy, training, period=16)
+    # 252 visitors, each of whom keeps the link busy, and 4 of the center's own node are served in one turn.
+    turn_s = 252 * visit_s(busy, 44e6) + 4 * visit_s(Cluster(1, 4, 1.0), 44e6)
+    assert 16 * (cost.iteration_s + cost.transfer_s + cost.waiting_s) == pytest.approx(turn_s, rel=0.01)
+
+
+def test_every_method_says_what_its_rounds_send_or_that_nobody_models_it():
+    patterns = {name: {cls.pattern for cls in VARIANTS[name]} for name in ALGORITHMS}
+    assert patterns["lsgd"] == {"pull"}
+    assert patterns["allreduce"] == {"gradients"}
+    assert patterns["easgd"] == {"average", "visit"}
+    assert {name for name, found in patterns.items() if found == {None}} == {
+        "easgd-tree",
+        "mdownpour",
+        "sgd",
+        "msgd",
+        "asgd",
+        "mvasgd",
+    }
+    assert set().union(*patterns.values()) <= {*PATTERNS, None}
+
+
+def test_numbers_that_make_no_sense_are_refused():
+    for make in (
+        lambda: Cluster(0, 4, 1.0),
+        lambda: Cluster(2, 4, 0.0),
+        lambda: Training(0.0, 0.1),
+        lambda: Training(4.0, 0.1, jitter=-1.0),
+        lambda: predict("gossip", TWO, MODEL, period=1),
+        lambda: predict("pull", TWO, MODEL, period=0),
+    ):
+        with pytest.raises(UsageError):
+            make()
+
+
+class TestCommand:
+    WORDS = ("cost", "--parameters", "11e6", "--iteration-ms", "100")
+
+    def test_prints_a_table_of_workers_and_links(self, capsys):
+        assert main([*self.WORDS]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines[2:]] == ["4", "16", "64", "256", "1024"]
+        assert lines[1].split() == ["workers", "1", "Gbit/s", "10", "Gbit/s", "100", "Gbit/s"]
+
+    def test_prints_one_cluster_in_detail(self, capsys):
+        assert main([*self.WORDS, "--nodes", "2", "--ranks-per-node", "1", "--jitter", "0"]) == 0
+        out = capsys.readouterr().out
+        training = Training(44e6, 0.1, 0.0)
+        share = predict("pull", Cluster(2, 1, 1.0), training, period=64, global_period=128).share
+        assert f"share of the rate without communication: {share:.3f}" in out
+
+    @pytest.mark.parametrize(
+        ("words", "why"),
+        [
+            (["--algorithm", "easgd-tree"], "its cost is not modelled"),
+            (["--nodes", "0"], "at least one of each"),
+            (["--algorithm", "lsgdd"], "choose from"),
+            (["--gbit", "0"], "larger than 0"),
+            (["--local-period", "0"], "period"),
+        ],
+    )
+    def test_refuses_what_it_does_not_know(self, capsys, words, why):
+        assert main([*self.WORDS, *words]) == 2
+        assert why in capsys.readouterr().err
