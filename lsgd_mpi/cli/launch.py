@@ -124,7 +124,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(line)
         return 0
     others = [host.name for host in hosts if not _is_here(host.name)]
-    _check_answers(others, job.ssh_agent or _agent_of_mpirun(environment))
+    if "SLURM_JOB_ID" in environment and launcher != "srun":
+        # mpirun reaches its hosts by srun here, which would keep all ranks of a host to the cores of one.
+        environment.pop("SRUN_CPUS_PER_TASK", None)
+    elif others:
+        _check_answers(others, job.ssh_agent or _agent_of_mpirun(environment))
     print(f"+ {line}", file=sys.stderr, flush=True)
     # horovodrun finds mpirun on the PATH: the one beside this Python, which belongs to it.
     path = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
