@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -26,11 +27,21 @@ TABLE = "slurm/sweeps/lsgd-table-2.tsv"
 #: For all jobs; and for a job's processes to go after it.
 JOBS_S, LEAVE_S = 240.0, 5.0
 
+
+def launched(*options):
+    """A batch script of one line, which leaves the ranks to `lsgd-mpi launch`."""
+    train = ("train", *DIGITS, "--run-dir", "runs/launched")
+    line = shlex.join(map(str, (".venv/bin/lsgd-mpi", "launch", *options, "--", *train)))
+    return (*SBATCH, "--nodes=1", "--ntasks=2", "--output=launched.out", "--wrap", line)
+
+
 #: {name: command}. All are started at once; SLURM has room for them.
 JOBS = {
     "srun": (*TWO_RANKS, "slurm/cpu-srun.sbatch", *DIGITS),
     "mpirun": (*TWO_RANKS, "slurm/cpu-mpirun.sbatch", *DIGITS),
     "gpu": (*ONE_RANK_NO_GPU, "slurm/gpu-srun.sbatch", *SMALL, "--groups", 1),
+    "launch": launched(),
+    "launch mpirun": launched("--launcher", "mpirun"),
     # A row of leader SGD and one of EASGD, which has no pull.
     "sweep": (
         *(*ONE_RANK_NO_GPU, "--array=7,26", "slurm/sweep.sbatch", TABLE),
@@ -128,6 +139,17 @@ def test_srun_and_mpirun_train_the_same_bit_for_bit(jobs):
             "rank-0001.csv",
         ]
         assert json.loads((run_dir / "environment.json").read_text())["groups"] == [[0], [1]]
+
+
+def test_launch_takes_srun_in_an_allocation_and_mpirun_if_asked(jobs):
+    for name, program in (
+        ("launch", "srun --mpi=pmix --ntasks=2 "),
+        ("launch mpirun", "/mpirun -np 2 --host "),
+    ):
+        job = jobs[name].ended_well()
+        assert losses(job.run_dir) == losses(jobs["srun"].run_dir)
+        (shown,) = re.findall(r"^\+ (.*)$", job.printed, re.MULTILINE)
+        assert program in shown
 
 
 def test_messages_go_where_the_script_says(jobs):
