@@ -58,7 +58,8 @@ def main() -> None:
         "- images/s: the sum of the ranks' own rates; share: of the rate without communication around it,",
         "  and its range over the turns",
         "- transfer, waiting: seconds of all ranks in them, as a share of the time; a round: ms of a rank in",
-        "  the transfers of a round, the mean; of `allreduce` with its waiting",
+        "  the transfers of a round, the mean; of `allreduce` with its waiting; predicted: by `lsgd-mpi",
+        "  cost` without any fitting",
         "- not measured: real network cards and switches; nodes with cores of their own",
         "",
     ]
@@ -76,20 +77,40 @@ def table(model: str, a_node: int) -> str:
     lines = [
         f"## {heading}",
         "",
-        "| method | clock | images/s | share | range | transfer | waiting | a round, ms | target |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| method | clock | images/s | share | range | target | transfer | waiting | a round, ms "
+        "| predicted |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     alone = Spread.of([rate for turns in told["alone"] for rate in turns]).median
-    lines.append(f"| {NONE} | | {alone:,.0f} | 1 | | | | | |")
+    lines.append(f"| {NONE} | | {alone:,.0f} | 1 | | | | | | |")
     for entry in told["methods"]:
         shares = Spread.of(entry["shares"])
         is_aimed = (model, entry["name"], entry["clock"]) == ("mlp-11M", METHODS[-1][0], "step")
+        predicted_s = predicted_round_s(entry, told["parameters"] * 4, a_node)
         lines.append(
             f"| {entry['name']} | {entry['clock']} | {shares.median * alone:,.0f} | {shares.median:.3f} "
-            f"| {shares.minimum:.3f} to {shares.maximum:.3f} | {entry['transfer']:.1%} "
-            f"| {entry['waiting']:.1%} | {entry['round_ms']:.1f} | {TARGET if is_aimed else ''} |"
+            f"| {shares.minimum:.3f} to {shares.maximum:.3f} | {TARGET if is_aimed else ''} "
+            f"| {entry['transfer']:.1%} | {entry['waiting']:.1%} | {entry['round_ms']:.1f} "
+            f"| {'' if predicted_s is None else f'{1e3 * predicted_s:.1f}'} |"
         )
     return "\n".join([*lines, ""])
+
+
+def predicted_round_s(entry: dict[str, Any], nbytes: int, a_node: int) -> float | None:
+    """What `lsgd-mpi cost` takes for the transfers of a round; None for what it has no number of."""
+    from lsgd_mpi.algorithms import find_algorithm
+    from lsgd_mpi.cost import Cluster, average_s, pull_s
+
+    (options,) = [options for name, *_, options, _ in METHODS if name == entry["name"]]
+    # On the shared clock a round's seconds have those of the count in them; elsewhere local rounds count too.
+    local_rounds = a_node > 1 and options.get("local_period") != options.get("global_period")
+    pattern = find_algorithm(entry["algorithm"], entry["clock"]).pattern
+    cluster = Cluster(nodes=2, ranks=a_node, gbit_per_s=GBITS_PER_S)
+    if entry["clock"] != "step" or (pattern == "pull" and local_rounds):
+        return None
+    return (
+        {"pull": pull_s, "average": average_s}[pattern](cluster, nbytes) if pattern != "gradients" else None
+    )
 
 
 def on_two_nodes(model: str, a_node: int) -> Any:
@@ -193,7 +214,8 @@ def worker(model: str) -> None:
         everyone(training, min(iterations, 16))
     rates_alone: list[list[float]] = []
     found: list[dict[str, Any]] = [
-        {"name": name, "clock": clock, "shares": [], "ranks": []} for name, clock, *_ in trainings
+        {"name": name, "algorithm": training.algorithm, "clock": clock, "shares": [], "ranks": []}
+        for name, clock, training, _ in trainings
     ]
     for _ in range(CYCLES):
         rates_alone.append([])
