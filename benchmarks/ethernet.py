@@ -26,7 +26,7 @@ GBITS_PER_S = 1
 MODELS = {"mlp-11M": ((1, 28, 28), 128), "resnet20": ((3, 28, 28), 32)}
 RANKS_A_NODE = (1, 2)
 CYCLES = 2
-CONNECT_S, LIMIT_S = 120, 1500
+STALL_S, LIMIT_S = 120, 1500
 
 NONE = "no communication"
 #: (name, algorithm, clocks, options, iterations at a time)
@@ -58,8 +58,8 @@ def main() -> None:
         "- images/s: the sum of the ranks' own rates; share: of the rate without communication around it,",
         "  and its range over the turns",
         "- transfer, waiting: seconds of all ranks in them, as a share of the time; a round: ms of a rank in",
-        "  the transfers of a round, the mean; of `allreduce` with its waiting; predicted: by `lsgd-mpi",
-        "  cost` without any fitting",
+        "  transfers, in each period τ_G or τ (with the local rounds in it), the mean; of `allreduce` with",
+        "  its waiting; predicted: by the model of `lsgd-mpi cost` with its defaults",
         "- not measured: real network cards and switches; nodes with cores of their own",
         "",
     ]
@@ -97,20 +97,21 @@ def table(model: str, a_node: int) -> str:
 
 
 def predicted_round_s(entry: dict[str, Any], nbytes: int, a_node: int) -> float | None:
-    """What `lsgd-mpi cost` takes for the transfers of a round; None for what it has no number of."""
+    """What `lsgd-mpi cost` takes for the transfers of a global period; None for what it has no number of."""
+    from dataclasses import replace
+
     from lsgd_mpi.algorithms import find_algorithm
     from lsgd_mpi.cost import Cluster, average_s, pull_s
 
-    (options,) = [options for name, *_, options, _ in METHODS if name == entry["name"]]
-    # On the shared clock a round's seconds have those of the count in them; elsewhere local rounds count too.
-    local_rounds = a_node > 1 and options.get("local_period") != options.get("global_period")
     pattern = find_algorithm(entry["algorithm"], entry["clock"]).pattern
-    cluster = Cluster(nodes=2, ranks=a_node, gbit_per_s=GBITS_PER_S)
-    if entry["clock"] != "step" or (pattern == "pull" and local_rounds):
+    # On the shared clock the seconds of the count are in the transfers, and with gradients waiting is.
+    if entry["clock"] != "step" or pattern == "gradients":
         return None
-    return (
-        {"pull": pull_s, "average": average_s}[pattern](cluster, nbytes) if pattern != "gradients" else None
-    )
+    cluster = Cluster(nodes=2, ranks=a_node, gbit_per_s=GBITS_PER_S)
+    if pattern == "average":
+        return average_s(cluster, nbytes)
+    local_rounds = entry["global_period"] / entry["local_period"] if a_node > 1 else 0
+    return pull_s(cluster, nbytes) + local_rounds * pull_s(replace(cluster, nodes=1), nbytes)
 
 
 def on_two_nodes(model: str, a_node: int) -> Any:
@@ -149,6 +150,7 @@ class Training:
         self.images, self.labels = torch.randn(batch, *shape), torch.randint(10, (batch,))
         self.optimizer: Any = torch.optim.SGD(self.model.parameters(), lr=1e-3)
         self.algorithm = algorithm
+        self.periods = {"global_period": options.get("local_period", 1), **options}
         if algorithm is not None:
             self.optimizer = lsgd_mpi.DistributedOptimizer(
                 self.optimizer, self.model, algorithm, clock=clock, **options
@@ -158,7 +160,7 @@ class Training:
     def run(self, iterations: int) -> dict[str, float]:
         """So many iterations, on the shared clock of the average rank; what they took this rank."""
         traffic = None if self.algorithm is None else self.optimizer.traffic
-        before = None if traffic is None else (traffic.rounds, traffic.comm_s, traffic.wait_s)
+        before = None if traffic is None else (traffic.comm_s, traffic.wait_s)
         if self.algorithm is not None:
             self.made += iterations
             self.optimizer.clock.meetings.at("end", self.made)
@@ -177,16 +179,11 @@ class Training:
                 if "end" in self.optimizer.clock.due:
                     break
         spent_s = time.perf_counter() - begun
-        told = {"images_per_s": steps * len(self.images) / spent_s, "spent_s": spent_s, "rounds": 0.0}
+        told = {"images_per_s": steps * len(self.images) / spent_s, "spent_s": spent_s, "steps": steps}
         if traffic is None or before is None:
             return {**told, "comm_s": 0.0, "wait_s": 0.0}
-        rounds, comm_s, wait_s = before
-        return {
-            **told,
-            "rounds": traffic.rounds - rounds,
-            "comm_s": traffic.comm_s - comm_s,
-            "wait_s": traffic.wait_s - wait_s,
-        }
+        comm_s, wait_s = before
+        return {**told, "comm_s": traffic.comm_s - comm_s, "wait_s": traffic.wait_s - wait_s}
 
 
 def worker(model: str) -> None:
@@ -195,7 +192,7 @@ def worker(model: str) -> None:
     from lsgd_mpi import runtime
 
     torch.set_num_threads(1)
-    lsgd_mpi.init("node", stall_timeout_s=CONNECT_S)
+    lsgd_mpi.init("node", stall_timeout_s=STALL_S)
     communicator = runtime.communicator()
     alone = Training(model, None, "step", {})
     trainings = [
@@ -214,7 +211,14 @@ def worker(model: str) -> None:
         everyone(training, min(iterations, 16))
     rates_alone: list[list[float]] = []
     found: list[dict[str, Any]] = [
-        {"name": name, "algorithm": training.algorithm, "clock": clock, "shares": [], "ranks": []}
+        {
+            "name": name,
+            "algorithm": training.algorithm,
+            "clock": clock,
+            **training.periods,
+            "shares": [],
+            "ranks": [],
+        }
         for name, clock, training, _ in trainings
     ]
     for _ in range(CYCLES):
@@ -230,10 +234,10 @@ def worker(model: str) -> None:
     for entry in found:
         ranks = entry.pop("ranks")
         spent_s = sum(each["spent_s"] for each in ranks)
-        comm_s, rounds = sum(each["comm_s"] for each in ranks), sum(each["rounds"] for each in ranks)
+        comm_s = sum(each["comm_s"] for each in ranks)
         entry["transfer"] = comm_s / spent_s
         entry["waiting"] = sum(each["wait_s"] for each in ranks) / spent_s
-        entry["round_ms"] = 1e3 * comm_s / max(1, rounds)
+        entry["round_ms"] = 1e3 * comm_s * entry["global_period"] / sum(each["steps"] for each in ranks)
     if lsgd_mpi.rank() == 0:
         parameters = sum(each.numel() for each in alone.model.parameters())
         print(json.dumps({"parameters": parameters, "alone": rates_alone, "methods": found}), flush=True)

@@ -38,7 +38,10 @@ def leave_will(exit_code: int, environment: Mapping[str, str] = os.environ) -> N
     """Write down the exit code for `lsgd-mpi launch`, where this host is the one that it runs on."""
     will = environment.get(WILL_VARIABLE)
     if will and Path(will).parent.is_dir():
-        Path(will).write_text(str(exit_code), encoding="ascii")
+        # Whole or not at all: launch may read it in this moment.
+        mine = Path(f"{will}.{os.getpid()}")
+        mine.write_text(str(exit_code), encoding="ascii")
+        mine.replace(will)
 
 
 def read_will(path: Path) -> int | None:
@@ -54,19 +57,26 @@ def end_daemon_after(seconds: float, pid: int | None = None) -> bool:
     """
     pid = os.getppid() if pid is None else pid
     name, start = _name_and_start(pid)
-    if name not in _DAEMONS:
+    # A daemon of a lasting PRRTE (prte, prun) has other people's jobs too.
+    is_lasting = not os.environ.get("PMIX_NAMESPACE", "prterun-").startswith("prterun-")
+    if name not in _DAEMONS or (name == "prted" and is_lasting):
         return False
     # With its start time, so that another process of the same number is never hit.
     words = ["sh", "-c", _END_IF_STILL_THERE, "sh", str(pid), start, str(round(5 * seconds))]
     quiet = subprocess.DEVNULL
-    subprocess.Popen(words, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    try:
+        subprocess.Popen(words, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    except OSError:
+        # No memory for another process: the daemon is left to TCP.
+        return False
     return True
 
 
 def _name_and_start(pid: int) -> tuple[str, str]:
-    stat = Path(f"/proc/{pid}/stat")
-    if not stat.exists():
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return "", ""
-    name, _, rest = stat.read_text(encoding="utf-8", errors="replace").partition("(")[2].rpartition(")")
+    name, _, rest = stat.partition("(")[2].rpartition(")")
     # The 22nd field of proc(5), of which two stand before the bracket's end.
     return name, rest.split()[19]

@@ -83,7 +83,13 @@ class Training:
     jitter: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.nbytes <= 0 or self.iteration_s <= 0 or self.jitter < 0:
+        numbers = (self.nbytes, self.iteration_s, self.jitter)
+        if (
+            self.nbytes <= 0
+            or self.iteration_s <= 0
+            or self.jitter < 0
+            or not all(map(math.isfinite, numbers))
+        ):
             raise UsageError("a model has parameters, an iteration takes time, and a jitter is 0 or more")
 
 
@@ -160,14 +166,15 @@ def predict(
     if pattern == "visit":
         return _visits(cluster, training, period)
     if pattern == "pull":
-        outer = period if global_period is None else global_period
-        inner_rounds = 1 / period - 1 / outer if cluster.ranks > 1 else 0.0
+        outer = period if global_period is None or cluster.nodes == 1 else global_period
+        # A local pull comes before a global one that is due in the same iteration.
+        inner_rounds = 1 / period if cluster.ranks > 1 and cluster.nodes > 1 else 0.0
         local = replace(cluster, nodes=1)
         transfer = inner_rounds * pull_s(local, nbytes) + pull_s(cluster, nbytes) / outer
         latency = inner_rounds * election_s(local, False) + election_s(cluster, True) / outer
         # Between two global rounds the workers of a node wait for each other, then the nodes do.
         waiting = (
-            inner_rounds * _wait_s(training, period, cluster.ranks)
+            max(0.0, inner_rounds - 1 / outer) * _wait_s(training, period, cluster.ranks)
             + _wait_s(training, outer, cluster.workers) / outer
         )
         return Cost(transfer, latency, waiting, t)

@@ -167,21 +167,30 @@ def srun_command(job: Job, srun: str, environment: Mapping[str, str]) -> list[st
     ]
 
 
-def shell_line(command: Sequence[str], variables: Mapping[str, str]) -> str:
-    """The command as a person types it into a shell, variables first."""
-    return " ".join(
-        [*(f"{name}={shlex.quote(value)}" for name, value in variables.items()), shlex.join(command)]
-    )
+def shell_line(
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    *,
+    path: str | None = None,
+    without: str | None = None,
+) -> str:
+    """The command as a person types it into a shell.
+
+    With ``variables``, with the folder ``path`` first on the PATH, and ``without`` a variable.
+    """
+    unset = ["env", "-u", without] if without else []
+    first = [f'PATH={shlex.quote(path)}:"$PATH"'] if path else []
+    given = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    return " ".join([*unset, *first, *given, shlex.join(command)])
 
 
 def _open_mpi_options(job: Job, machine: Machine) -> list[str]:
-    on_a_host = job.most_on_a_host
-    # A host of a hostfile has the slots that were written down for it, this machine has its cores.
-    shared = ":OVERSUBSCRIBE" if on_a_host > machine.cores and not job.hosts else ""
-    # Horovod's threads need all cores, so ranks are not bound. The wheel's Open MPI warns of its UCX
-    # component at each one-sided window, and takes another one.
-    options = ["--bind-to", "none", "--map-by", f"{job.map_by}{shared}", "--mca", "osc", "^ucx"]
-    if on_a_host >= machine.cores:
+    # Hosts have the slots that were written down for them. Here Open MPI counts cores, of which a machine may
+    # have fewer than it shows processors.
+    shared = "" if job.hosts else ":OVERSUBSCRIBE"
+    # Horovod's threads need all cores, so ranks are not bound.
+    options = ["--bind-to", "none", "--map-by", f"{job.map_by}{shared}"]
+    if job.most_on_a_host >= machine.cores:
         # Horovod's thread in each rank needs a core too. One that waits would keep it from one that computes:
         # with more ranks than cores a broadcast took 20 times as long.
         options += ["--mca", "mpi_yield_when_idle", "1"]

@@ -6,6 +6,7 @@ The public functions of `lsgd_mpi` for ranks and groups are here; the words are 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import sys
 import time
@@ -28,11 +29,14 @@ _GRACE_S = 5.0
 #: A rank that has waited that long in one collective ends the job; 0: never.
 STALL_TIMEOUT_S = 120.0
 
+#: Before `init`, when processes may still be loading from a slow file system.
+START_TIMEOUT_S = 300.0
+
 #: Stalled ranks leave each other that long to say what they wait for.
-_LAST_WORDS_S = 1.0
+_LAST_WORDS_S = 2.0
 
 #: What MPI_Abort may take to end a job whose hosts still reach each other.
-_ABORT_S = 3.0
+_ABORT_S = 10.0
 
 
 def init(groups: GroupSpec = "node", *, stall_timeout_s: float = STALL_TIMEOUT_S) -> None:
@@ -52,12 +56,18 @@ def init(groups: GroupSpec = "node", *, stall_timeout_s: float = STALL_TIMEOUT_S
     if sys.excepthook is not _end_job_of_uncaught:
         _hook_before, sys.excepthook = sys.excepthook, _end_job_of_uncaught
     watchdog = comm.Watchdog(stall_timeout_s, _end_stalled)
+    comm.watch_agreements(watchdog)
     try:
         _communicator = comm.start(groups, watchdog)
     except BaseException:
         watchdog.stop()
         raise
     atexit.register(shutdown)
+
+
+def watch_start() -> None:
+    """From here to `init`, end the job if a rank waits for the others for more than `START_TIMEOUT_S`."""
+    comm.watch_agreements(comm.Watchdog(START_TIMEOUT_S, _end_stalled))
 
 
 def shutdown() -> None:
@@ -81,12 +91,20 @@ def _end_stalled(what: str, limit_s: float) -> None:
         f"waited {limit_s:g} s in {what}: a rank is lost, hangs, is slow, or has ended (each rank that "
         "waits says so; the logs of the others tell what they did last; --stall-timeout sets the limit)"
     )
-    _log.error(str(problem), extra={"for_file_only": True})
-    _say(problem, comm.mpi_rank_and_size()[0])
-    time.sleep(_LAST_WORDS_S)
-    aftermath.leave_will(problem.exit_code)
-    aftermath.end_daemon_after(_ABORT_S)
-    comm.abort(problem.exit_code)
+    # Whatever fails here, a closed pipe or a full disk, the job is to end.
+    try:
+        with contextlib.suppress(OSError):
+            _log.error(str(problem), extra={"for_file_only": True})
+        with contextlib.suppress(OSError):
+            _say(problem, comm.mpi_rank_and_size()[0])
+        time.sleep(_LAST_WORDS_S)
+        # On one host MPI_Abort always gets through.
+        if _communicator is None or len(set(_communicator.topology.hosts)) > 1:
+            with contextlib.suppress(OSError):
+                aftermath.leave_will(problem.exit_code)
+            aftermath.end_daemon_after(_ABORT_S)
+    finally:
+        comm.abort(problem.exit_code)
 
 
 def communicator() -> comm.Communicator:

@@ -38,6 +38,11 @@ def test_local_rounds_stay_inside_the_node():
     )
     inside = many.local_s(44e6)
     assert local - rare == pytest.approx((1 / 4 - 1 / 1024) * inside, rel=0.2)
+    # On one node there is no global pull, whatever its period.
+    alone = Cluster(nodes=1, ranks=4, gbit_per_s=1.0)
+    costs = [predict("pull", alone, MODEL, period=64, global_period=each) for each in (4, 64, 1024)]
+    assert costs[0] == costs[1] == costs[2]
+    assert 0 < costs[0].share < 1
     assert inside < 0.1 * many.link_s(44e6)
 
 
@@ -82,6 +87,8 @@ def test_every_method_says_what_its_rounds_send_or_that_nobody_models_it():
     assert patterns["easgd"] == {"average", "visit"}
     assert {name for name, found in patterns.items() if found == {None}} == {
         "easgd-tree",
+        "pr-sgd-timed",
+        "pr-sgd-varying",
         "mdownpour",
         "sgd",
         "msgd",
@@ -96,6 +103,7 @@ def test_numbers_that_make_no_sense_are_refused():
         lambda: Cluster(0, 4, 1.0),
         lambda: Cluster(2, 4, 0.0),
         lambda: Training(0.0, 0.1),
+        lambda: Training(float("nan"), 0.1),
         lambda: Training(4.0, 0.1, jitter=-1.0),
         lambda: predict("gossip", TWO, MODEL, period=1),
         lambda: predict("pull", TWO, MODEL, period=0),

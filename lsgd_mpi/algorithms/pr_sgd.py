@@ -15,7 +15,7 @@ class AveragingAlgorithm(Algorithm):
     """A method that now and then replaces all workers' parameters by their mean."""
 
     evaluated = "average"
-    pattern = "average"
+    pattern: ClassVar[str | None] = "average"
     training_defaults: ClassVar[dict[str, Any]] = {"momentum": 0.0}
 
     def after_update(self, loss: torch.Tensor | float) -> Iterator[Round]:  # noqa: ARG002

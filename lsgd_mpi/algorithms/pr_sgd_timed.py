@@ -41,6 +41,8 @@ class PRSGDTimed(AveragingAlgorithm):
 
     name = "pr-sgd-timed"
     clocks = ("wall",)
+    #: Its rounds come by the wall's clock.
+    pattern = None
     other_clocks = "has epochs of wall-clock time (--epoch-seconds); pr-sgd counts iterations"
     options_class = PRSGDTimedOptions
 

@@ -22,6 +22,8 @@ class PRSGDVarying(AveragingAlgorithm):
     """
 
     name = "pr-sgd-varying"
+    #: Its periods grow.
+    pattern = None
     other_clocks = "is synchronous: its periods are iterations that all workers make (Algorithm 2)"
     sets_learning_rate = True
 

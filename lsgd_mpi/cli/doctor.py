@@ -40,8 +40,9 @@ def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     _show("packages", ", ".join(f"{name} {_version(name)}" for name in _PACKAGES))
     promised = promise()
     _show("launcher", "none" if promised is None else f"{promised.launcher}, {promised.size} ranks")
-    from lsgd_mpi import comm
+    from lsgd_mpi import comm, runtime
 
+    runtime.watch_start()
     _show("torch", comm.together(_torch_facts))
     facts = comm.facts()
     _show("MPI", str(facts["mpi_library"]))
@@ -49,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     _show("MPI thread level", str(facts["mpi_thread_level"]))
     built = [name for name in ("mpi", "gloo", "nccl") if facts[f"horovod_{name}"]]
     _show(
-        "Horovod was built with", ", ".join(built) + ("" if "nccl" in built else " (no NCCL: CPU training)")
+        "Horovod was built with",
+        ", ".join(built) + ("" if "nccl" in built else " (no NCCL: GPUs exchange through host memory)"),
     )
 
     import lsgd_mpi

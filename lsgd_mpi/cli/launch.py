@@ -11,9 +11,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from lsgd_mpi.aftermath import WILL_VARIABLE, read_will
 from lsgd_mpi.cli.words import whole_number
@@ -39,7 +41,7 @@ _LAUNCHERS = ("auto", "mpirun", "horovodrun", "srun")
 _ANSWER_S = 15.0
 
 #: Sent by batch systems and people to the process that they started, which is this one.
-_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 _EPILOG = """What follows -- is a command of lsgd-mpi or, if it is none, a program with its arguments:
   lsgd-mpi launch -np 4 -- train --groups 2
@@ -98,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     """
     environment = dict(os.environ)
-    launcher = _launcher(arguments.launcher, environment)
+    launcher = _launcher(arguments, environment)
     hosts = _hosts(arguments, launcher, environment)
     job = Job(
         program=_program(arguments.words),
@@ -110,35 +112,41 @@ def run(arguments: argparse.Namespace) -> int:
         extra=tuple(word for words in arguments.launcher_option for word in shlex.split(words)),
     )
     variables: dict[str, str] = {}
+    path, without = None, None
     if launcher == "srun":
         command = srun_command(job, find_program("srun"), environment)
     else:
         machine = this_machine()
         variables = launcher_environment(machine)
+        if "SRUN_CPUS_PER_TASK" in environment:
+            # mpirun reaches hosts by srun, which then would keep all ranks of a host to the cores of one.
+            without = "SRUN_CPUS_PER_TASK"
         if launcher == "horovodrun":
+            # It takes the first mpirun on the PATH.
+            path = str(Path(machine.mpirun).parent)
             command = horovodrun_command(job, machine, find_program("horovodrun"))
         else:
             command = mpirun_command(job, machine, environment)
-    line = shell_line(command, variables)
+    line = shell_line(command, variables, path=path, without=without)
     if arguments.print:
         print(line)
         return 0
     others = [host.name for host in hosts if not _is_here(host.name)]
-    if "SLURM_JOB_ID" in environment and launcher != "srun":
-        # mpirun reaches its hosts by srun here, which would keep all ranks of a host to the cores of one.
-        environment.pop("SRUN_CPUS_PER_TASK", None)
-    elif others:
+    if "SLURM_JOB_ID" not in environment:
         _check_answers(others, job.ssh_agent or _agent_of_mpirun(environment))
     print(f"+ {line}", file=sys.stderr, flush=True)
-    # horovodrun finds mpirun on the PATH: the one beside this Python, which belongs to it.
-    path = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
-    environment |= {**variables, "PATH": path}
+    environment |= variables
+    if path is not None:
+        environment["PATH"] = os.pathsep.join([path, environment.get("PATH", os.defpath)])
+    if without is not None:
+        del environment[without]
     if not others:
         os.execvpe(command[0], command, environment)
     return _watch(command, environment)
 
 
-def _launcher(asked: str, environment: Mapping[str, str]) -> str:
+def _launcher(arguments: argparse.Namespace, environment: Mapping[str, str]) -> str:
+    asked = str(arguments.launcher)
     in_allocation = "SLURM_JOB_ID" in environment and shutil.which("srun") is not None
     if asked == "srun":
         if not in_allocation:
@@ -153,7 +161,8 @@ def _launcher(asked: str, environment: Mapping[str, str]) -> str:
             )
     if asked != "auto":
         return asked
-    return "srun" if in_allocation and _srun_has_pmix() else "mpirun"
+    for_mpirun = arguments.hostfile or arguments.hosts or arguments.interface or arguments.ssh_agent
+    return "srun" if in_allocation and not for_mpirun and _srun_has_pmix() else "mpirun"
 
 
 def _srun_has_pmix() -> bool:
@@ -184,9 +193,9 @@ def _ranks(asked: int | None, hosts: Sequence[Host], launcher: str, environment:
         return asked
     if hosts:
         return sum(host.slots or 0 for host in hosts)
-    tasks = environment.get("SLURM_NTASKS", "")
-    if launcher == "srun" and tasks.isdigit():
-        return int(tasks)
+    if launcher == "srun":
+        tasks = environment.get("SLURM_NTASKS", "")
+        return int(tasks) if tasks.isdigit() else sum(host.slots or 0 for host in hosts_of_slurm(environment))
     raise UsageError("say how many ranks, with -np N, or where, with --hosts or --hostfile")
 
 
@@ -207,8 +216,24 @@ def _program(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def _is_here(host: str) -> bool:
-    mine = {"localhost", socket.gethostname(), socket.gethostname().split(".")[0]}
-    return host in mine or host.startswith("127.")
+    """Whether a name or address is this machine's own."""
+    if host in ("localhost", socket.gethostname(), socket.gethostname().split(".")[0], socket.getfqdn()):
+        return True
+    try:
+        addresses = {found[4] for found in socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)}
+    except OSError:
+        return False
+    return any(_can_be_bound(address) for address in addresses)
+
+
+def _can_be_bound(address: tuple[Any, ...]) -> bool:
+    family = socket.AF_INET6 if ":" in str(address[0]) else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as trial:
+        try:
+            trial.bind(address)
+        except OSError:
+            return False
+        return True
 
 
 def _agent_of_mpirun(environment: Mapping[str, str]) -> str:
@@ -220,45 +245,75 @@ def _agent_of_mpirun(environment: Mapping[str, str]) -> str:
 
 def _check_answers(hosts: Sequence[str], agent: str) -> None:
     """Let each host run ``true``: mpirun would wait for one that does not answer, and say little."""
-    asked = [
-        subprocess.Popen(
-            [*shlex.split(agent), host, "true"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for host in hosts
-    ]
-    problems = []
-    for host, process in zip(hosts, asked, strict=True):
-        try:
-            _, said = process.communicate(timeout=_ANSWER_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            problems.append(f"{host} does not answer within {_ANSWER_S:g} s")
-            continue
-        if process.returncode != 0:
-            reason = said.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
-            problems.append(f"{host} cannot be reached ({reason[0].strip()})")
+    deadline = time.monotonic() + _ANSWER_S
+    problems: dict[str, str] = {}
+    with ExitStack() as stack:
+        # Files, since what an agent itself has started may keep a pipe open.
+        asked = []
+        for host in hosts:
+            said = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+            words = [*shlex.split(agent), host, "true"]
+            asked.append((host, said, _start_asking(words, said)))
+        for host, said, process in asked:
+            try:
+                code = process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                problems[host] = f"{host} does not answer within {_ANSWER_S:g} s"
+                continue
+            if code != 0:
+                said.seek(0)
+                reason = said.read().strip().splitlines()[-1:] or [f"exit code {code}"]
+                problems[host] = f"{host} cannot be reached ({reason[0].strip()})"
     if problems:
+        first = next(iter(problems))
         raise SetupError(
-            f"{'; '.join(problems)}: '{agent} {hosts[0]} true' must work without a question for a password"
+            f"{'; '.join(problems.values())}: '{agent} {first} true' must work without asking for a password"
         )
+
+
+def _start_asking(words: Sequence[str], said: IO[str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
+        )
+    except OSError as error:
+        raise SetupError(
+            f"{words[0]} cannot be started ({error.strerror}): install it, or give --ssh-agent"
+        ) from error
 
 
 def _watch(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run the launcher to its end; if the network was lost, its ranks know the exit code and it does not."""
     with tempfile.TemporaryDirectory(prefix="lsgd-launch-") as folder:
         will = Path(folder) / "exit-code"
-        process = subprocess.Popen(command, env={**environment, WILL_VARIABLE: str(will)})
+        # No signal is to come between the start of the launcher and the way to it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
+        process = subprocess.Popen(
+            command,
+            env={**environment, WILL_VARIABLE: str(will)},
+            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON),
+        )
+
+        def pass_on(received: int, _: object) -> None:
+            if received != signal.SIGINT or not _has_terminal():
+                process.send_signal(received)
+
         for number in _PASSED_ON:
-            signal.signal(number, lambda received, _: process.send_signal(received))
-        # Ctrl-C reaches the launcher too, from the terminal.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(number, pass_on)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
         code = process.wait()
         left = read_will(will)
     if left is not None:
         return left
     return code if code >= 0 else 128 - code
+
+
+def _has_terminal() -> bool:
+    """Whether Ctrl-C comes from a terminal, which sends it to the launcher as well."""
+    try:
+        with Path("/dev/tty").open("rb") as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False

@@ -48,8 +48,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; return the exit code 0. Errors are raised on all ranks together where all can know them."""
-    from lsgd_mpi import comm
+    from lsgd_mpi import comm, runtime
 
+    runtime.watch_start()
     given = dict(vars(arguments))
     del given["run"]
     printing = given.pop("print_config", False)

@@ -5,7 +5,7 @@ Nothing outside it imports mpi4py or Horovod.
 
 from __future__ import annotations
 
-from lsgd_mpi.comm.agreement import check_equal, on_rank_zero, raise_together, together
+from lsgd_mpi.comm.agreement import check_equal, on_rank_zero, raise_together, together, watch_agreements
 from lsgd_mpi.comm.communicator import Communicator, Traffic
 from lsgd_mpi.comm.libraries import (
     abort,
@@ -31,4 +31,5 @@ __all__ = [
     "raise_together",
     "start",
     "together",
+    "watch_agreements",
 ]

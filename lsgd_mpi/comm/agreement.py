@@ -7,18 +7,34 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from contextlib import nullcontext
+from typing import Any, TypeVar
 
 from lsgd_mpi.comm.libraries import MPI
+from lsgd_mpi.comm.watchdog import Watchdog
 from lsgd_mpi.errors import LsgdError, UsageError
 
 _Result = TypeVar("_Result")
 
+_watchdog: Watchdog | None = None
+
+
+def watch_agreements(watchdog: Watchdog) -> None:
+    """Let ``watchdog`` watch every collective of this module, but `on_rank_zero`; stops the one before."""
+    global _watchdog
+    if _watchdog is not None:
+        _watchdog.stop()
+    _watchdog = watchdog
+
 
 def raise_together(problem: LsgdError | None) -> None:
     """Raise, on all ranks alike, the problem of the lowest rank that has one. Collective over the world."""
+    _raise_first(problem, _gathered)
+
+
+def _raise_first(problem: LsgdError | None, gathered: Callable[[Any], list[Any]]) -> None:
     mine = None if problem is None else (type(problem), str(problem))
-    found = [(rank, theirs) for rank, theirs in enumerate(MPI.COMM_WORLD.allgather(mine)) if theirs]
+    found = [(rank, theirs) for rank, theirs in enumerate(gathered(mine)) if theirs]
     if not found:
         return
     rank, (kind, message) = found[0]
@@ -37,7 +53,8 @@ def together(action: Callable[[], _Result]) -> _Result:
 def on_rank_zero(action: Callable[[], _Result]) -> _Result:
     """Do ``action`` on world rank 0; its result, or its error, on all. Collective over the world."""
     result, problem = _attempt(action) if MPI.COMM_WORLD.Get_rank() == 0 else ([], None)
-    raise_together(problem)
+    # Not watched: what rank 0 does, a download perhaps, may take its time.
+    _raise_first(problem, MPI.COMM_WORLD.allgather)
     shared: list[_Result] = MPI.COMM_WORLD.bcast(result, root=0)
     return shared[0]
 
@@ -48,9 +65,14 @@ def check_equal(what: str, value: object) -> None:
     ``value`` is made of plain built-in types; digests travel first, so that equal values cost 32 bytes.
     """
     digest = hashlib.sha256(repr(value).encode()).digest()
-    if len(set(MPI.COMM_WORLD.allgather(digest))) > 1:
-        values = MPI.COMM_WORLD.allgather(value)
+    if len(set(_gathered(digest))) > 1:
+        values = _gathered(value)
         raise_together(UsageError(f"the ranks have different {what}: {_first_difference(values)}"))
+
+
+def _gathered(value: _Result) -> list[_Result]:
+    with nullcontext() if _watchdog is None else _watchdog.waiting("an agreement of all ranks"):
+        return MPI.COMM_WORLD.allgather(value)
 
 
 def _attempt(action: Callable[[], _Result]) -> tuple[list[_Result], LsgdError | None]:

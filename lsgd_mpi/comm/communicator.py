@@ -116,7 +116,9 @@ class Communicator:
         if device.type == "cuda":
             gpu = (self.topology.hosts[self.world_rank], gpu_of(device))
         before, gpus = self._staging.reason, self.gather(gpu)
-        self._staging.reason = why_staged(gpus, hvd.nccl_built()) if self.world_size > 1 else None
+        if self.world_size == 1 or not any(gpus):
+            return
+        self._staging.reason = why_staged(gpus, hvd.nccl_built())
         if self._staging.reason not in (None, before) and self.world_rank == 0:
             _log.warning(f"GPUs exchange parameters through host memory: {self._staging.reason}")
 
@@ -171,6 +173,9 @@ class Communicator:
         """
         if self.scope_size(scope) == 1:
             return
+        if flat.is_cuda:
+            # What the GPU has still to do is neither waiting for others nor transfer.
+            torch.cuda.current_stream(flat.device).synchronize()
         self._meet(scope)
         with self._timed("comm_s", _nbytes(flat), "an average over the ranks"):
             members = self._scopes[scope]
@@ -232,9 +237,11 @@ class Communicator:
 
     def gradient_averaging(self, optimizer: torch.optim.Optimizer, named: Any) -> torch.optim.Optimizer:
         """Horovod's DistributedOptimizer around ``optimizer``: gradients averaged over the world."""
-        if self._staging.reason is not None and hvd.nccl_built():
-            # Horovod sends the gradients itself, always by NCCL if it has it.
-            raise SetupError(f"gradients cannot be averaged over these GPUs: {self._staging.reason}")
+        if self._staging.reason is not None:
+            # Horovod sends gradients itself, and knows no way but NCCL here.
+            raise SetupError(
+                f"gradients cannot be averaged over these GPUs: {self._staging.reason}; or use --device cpu"
+            )
         wrapped: torch.optim.Optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=named)
         wrapped.state.update(optimizer.state)
         return wrapped

@@ -28,12 +28,14 @@ def start(spec: GroupSpec, watchdog: Watchdog) -> Communicator:
     """
     raise_together(_mpi_problem())
     check_equal("groups", spec)
-    hosts = MPI.COMM_WORLD.allgather(MPI.Get_processor_name())
+    with watchdog.waiting("an exchange of the hosts' names"):
+        hosts = MPI.COMM_WORLD.allgather(MPI.Get_processor_name())
     topology = together(lambda: make_topology(spec, hosts))
     sets = {members: hvd.ProcessSet(list(members)) for members in process_sets(topology)}
     os.environ.setdefault("HOROVOD_CYCLE_TIME", DEFAULT_CYCLE_TIME_MS)
-    world = MPI.COMM_WORLD.Dup()
-    hvd.init(comm=world, process_sets=list(sets.values()))
+    with watchdog.waiting("the start of Horovod on all ranks"):
+        world = MPI.COMM_WORLD.Dup()
+        hvd.init(comm=world, process_sets=list(sets.values()))
     raise_together(_horovod_problem())
     return Communicator(topology, world, sets, watchdog)
 

@@ -36,7 +36,7 @@ class Watchdog:
         self._stopped.set()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(min(1.0, self._limit_s / 4)):
+        while not self._stopped.wait(min(0.25, self._limit_s / 4)):
             waiting = self._waiting
             if waiting is not None and time.perf_counter() - waiting[1] >= self._limit_s:
                 self._on_stall(waiting[0], self._limit_s)

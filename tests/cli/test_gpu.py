@@ -1,14 +1,17 @@
 """Training on a GPU: one rank, and several that share it."""
 
+import os
+
 import pytest
 import torch
 from launching import run_ranks
-from runs import LSGD_MPI, SMALL, column, environment, rows
+from runs import LSGD_MPI, SMALL, column, rows
 
 pytestmark = [pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"), pytest.mark.timeout(300)]
 
-GPU = {"CUDA_VISIBLE_DEVICES": environment().get("CUDA_VISIBLE_DEVICES") or "0"}
-TRAIN = ("train", *SMALL, "--epochs", 2, "--local-period", 4)
+#: One of those that this process may use.
+GPU = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
+TRAIN = ("train", *SMALL, "--epochs", 2)
 
 
 def train(run, ranks, *words):
@@ -19,12 +22,40 @@ def train(run, ranks, *words):
 
 @pytest.mark.parametrize("ranks", [1, 4])
 def test_ranks_learn_on_one_gpu_what_they_learn_on_the_cpu(tmp_path, ranks):
-    on_gpu, done = train(tmp_path / "gpu", ranks, "--device", "cuda")
-    on_cpu, _ = train(tmp_path / "cpu", ranks, "--device", "cpu")
+    often = ("--local-period", 4)
+    on_gpu, done = train(tmp_path / "gpu", ranks, *often, "--device", "cuda")
+    on_cpu, _ = train(tmp_path / "cpu", ranks, *often, "--device", "cpu")
     # Sums are in another order there.
     assert on_gpu == pytest.approx(on_cpu, rel=0.05)
     # Whatever Horovod was built with, ranks that share a GPU go through host memory, and are told why.
     assert ("through host memory" in done.printed) == (ranks > 1)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "words"),
+    [
+        (2, ("--algorithm", "pr-sgd")),
+        (2, ("--algorithm", "easgd", "--clock", "own")),
+        (2, ("--algorithm", "eamsgd", "--clock", "own", "--exchange", "overlapped")),
+        (
+            3,
+            (
+                "--algorithm",
+                "easgd-tree",
+            ),
+        ),
+        (2, ("--algorithm", "lsgd", "--clock", "shared")),
+    ],
+)
+def test_methods_with_other_collectives_train_on_a_shared_gpu(tmp_path, ranks, words):
+    train(tmp_path / "run", ranks, "--device", "cuda", *words)
+
+
+def test_gradients_are_not_averaged_over_a_shared_gpu(tmp_path):
+    words = [*TRAIN, "--algorithm", "allreduce", "--device", "cuda", "--run-dir", tmp_path / "run"]
+    done = run_ranks(2, [*LSGD_MPI, *words], timeout_s=100, environment=GPU)
+    assert done.returncode == 3, done.printed
+    assert "gradients cannot be averaged over these GPUs" in done.printed
 
 
 def test_doctor_tells_the_devices_and_the_way_between_them():

@@ -3,9 +3,11 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -123,7 +125,7 @@ def test_a_host_that_does_not_answer_is_not_waited_for(capsys, tmp_path, monkeyp
     monkeypatch.setattr(launch, "_ANSWER_S", 0.3)
     begun = time.monotonic()
     code, sentence = refused(
-        capsys, "--hosts", "node1:1", "--ssh-agent", agent(tmp_path, "exec sleep 60"), "--", "train"
+        capsys, "--hosts", "node1:1", "--ssh-agent", agent(tmp_path, "sleep 60"), "--", "train"
     )
     assert (code, "node1 does not answer within 0.3 s" in sentence) == (3, True)
     assert time.monotonic() - begun < 10
@@ -137,6 +139,51 @@ def test_srun_without_pmix_is_refused_with_the_reason(capsys, tmp_path, monkeypa
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     code, sentence = refused(capsys, "-np", 2, "--launcher", "srun", "--", "train")
     assert (code, "this SLURM has no PMIx" in sentence) == (3, True)
+
+
+class TestWatch:
+    """What runs the launcher where there are other hosts."""
+
+    def start(self, folder, script):
+        program = "import sys; from lsgd_mpi.cli.launch import _watch; import os; " + (
+            "sys.exit(_watch(['sh', '-c', sys.argv[1]], dict(os.environ)))"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", program, script],
+            env=environment(),
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    @pytest.mark.parametrize(
+        ("script", "code"),
+        [
+            ("exit 5", 5),
+            ("kill -9 $$", 128 + 9),
+            # A rank of this host has left the exit code, and mpirun was ended.
+            ("echo 7 > $LSGD_WILL.1; mv $LSGD_WILL.1 $LSGD_WILL; kill -9 $$", 7),
+        ],
+    )
+    def test_the_exit_code_is_the_launchers_or_the_one_left_behind(self, tmp_path, script, code):
+        assert self.start(tmp_path, script).wait(30) == code
+
+    @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+    def test_signals_are_passed_on(self, tmp_path, sent):
+        script = "trap 'exit 40' TERM; trap 'exit 41' INT; echo ready; while :; do sleep 0.1; done"
+        process = self.start(tmp_path, script)
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(sent)
+        assert process.wait(30) == (40 if sent == signal.SIGTERM else 41)
+
+
+def test_this_machine_is_known_by_all_its_names():
+    assert launch._is_here("localhost")
+    assert launch._is_here(socket.gethostname())
+    assert launch._is_here("127.0.0.1")
+    assert not launch._is_here("192.0.2.1")
+    assert not launch._is_here("no-such-host.invalid")
 
 
 class TestRealRuns:
@@ -196,7 +243,8 @@ class TestRealRuns:
             assert processes_of(mark) == {}
         finally:
             for pid in processes_of(mark):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             process.wait(10)
 
 

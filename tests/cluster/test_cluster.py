@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,8 @@ def launched(hosts):
         process.kill()
         process.wait(10)
     for pid in processes_of(job):
-        os.kill(pid, 9)
+        with suppress(ProcessLookupError):
+            os.kill(pid, 9)
 
 
 @pytest.mark.parametrize(("slots", "map_by"), [((2, 2), "node"), ((1, 2), "slot")])
@@ -111,10 +113,10 @@ def test_a_link_that_is_cut_ends_the_job_with_7_and_leaves_nobody(hosts, launche
         time.sleep(0.1)
     cut_at = time.monotonic()
     hosts.cut(hosts.names[1])
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=90)
     assert process.returncode == 7, errors
-    # 10 s until they notice, and what Open MPI gets to end by itself.
-    assert 9 < time.monotonic() - cut_at < 30
+    # 10 s until they notice, 2 to say so, and 10 that Open MPI gets to end by itself.
+    assert 9 < time.monotonic() - cut_at < 50
     assert processes_after(launched.job, 10.0) == {}
     # Nobody on the other host can be heard any more, but all have written down what they waited for.
     assert "lsgd-mpi: world rank 0: waited 10 s in " in errors
@@ -125,7 +127,7 @@ def test_a_link_that_is_cut_ends_the_job_with_7_and_leaves_nobody(hosts, launche
 
 
 def test_a_host_that_is_cut_off_is_refused_before_anything_starts(hosts, launched):
-    """After the test above; with a stand-in for ssh that asks over the network, as ``ip netns`` does not."""
+    """With a stand-in for ssh that asks over the network, as ``ip netns`` does not."""
     agent = hosts.agent.with_name("asking")
     agent.write_text(
         f"#!{sys.executable}\nimport os, socket, sys\n"
@@ -133,6 +135,7 @@ def test_a_host_that_is_cut_off_is_refused_before_anything_starts(hosts, launche
         f"except ConnectionRefusedError:\n    os.execv('{hosts.agent}', ['agent', *sys.argv[1:]])\n"
     )
     agent.chmod(0o755)
+    hosts.cut(hosts.names[1])
     process = launched((1, 1), "--ssh-agent", agent, "--", "doctor")
     printed, errors = process.communicate(timeout=60)
     assert (process.returncode, printed) == (3, "")

@@ -36,10 +36,6 @@ class Cluster:
         """Let nothing through to or from the host any more."""
         _run("ip", "link", "set", self.link(host), "down")
 
-    def sent_bytes(self, host):
-        """What the host has sent over its link so far."""
-        return int(Path(f"/sys/class/net/{self.link(host)}/statistics/rx_bytes").read_text())
-
 
 def why_not():
     """Why hosts cannot be made here, or None."""
