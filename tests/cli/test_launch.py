@@ -155,6 +155,8 @@ class TestWatch:
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # Where the tests run in the background, a shell has them ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ class TestWithoutTraining:
         ("words", "told"),
         [
             ([], "COMMAND"),
-            (["trian"], "unknown command 'trian': choose from train, leaders, doctor"),
+            (["trian"], "unknown command 'trian': choose from train, launch, leaders"),
             (["leaders"], "RUN"),
             (["leaders", "--last", "x", "run"], "--last"),
         ],
