@@ -1,10 +1,13 @@
 """Methods over Ethernet: two nodes with a link of 1 Gbit/s, against the same ranks without communication.
 
-python benchmarks/ethernet.py [MODEL ...]    needs root: the nodes are network namespaces (tests/cluster)
+python benchmarks/ethernet.py [--ranks-a-node N] [--cycles N] [MODEL ...]
+
+Needs root: the nodes are network namespaces (tests/cluster).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -25,7 +28,6 @@ GBITS_PER_S = 1
 #: name: (input shape, images a rank and iteration)
 MODELS = {"mlp-11M": ((1, 28, 28), 128), "resnet20": ((3, 28, 28), 32)}
 RANKS_A_NODE = (1, 2)
-CYCLES = 2
 STALL_S, LIMIT_S = 120, 1500
 
 NONE = "no communication"
@@ -45,16 +47,21 @@ TARGET = 0.97
 
 def main() -> None:
     if sys.argv[1:2] == ["worker"]:
-        worker(sys.argv[2])
+        worker(sys.argv[2], int(sys.argv[3]))
         return
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="*", default=[*MODELS])
+    parser.add_argument("--ranks-a-node", type=int, choices=RANKS_A_NODE, action="append")
+    parser.add_argument("--cycles", type=int, default=2)
+    asked = parser.parse_args()
     lines = [
         f"# Over Ethernet of {GBITS_PER_S} Gbit/s",
         "",
         *environment_lines(("torch", "mpi4py", "horovod")),
         "- two nodes: network namespaces of this machine, which share its cores, joined by a link of",
         f"  {GBITS_PER_S} Gbit/s each way (tc's token buckets, as in tests/cluster); 1 thread a rank",
-        f"- all methods in one job, in turns, {CYCLES} times, and without communication before and after",
-        "  each of them; one group a node",
+        f"- all methods in one job, in turns ({asked.cycles} of them), and without communication before and",
+        "  after each of them; one group a node",
         "- images/s: the sum of the ranks' own rates; share: of the rate without communication around it,",
         "  and its range over the turns",
         "- transfer, waiting: seconds of all ranks in them, as a share of the time; a round: ms of a rank in",
@@ -64,14 +71,14 @@ def main() -> None:
         "",
     ]
     print("\n".join(lines), flush=True)
-    for model in sys.argv[1:] or MODELS:
-        for a_node in RANKS_A_NODE:
-            print(table(model, a_node), flush=True)
+    for model in asked.models:
+        for a_node in asked.ranks_a_node or RANKS_A_NODE:
+            print(table(model, a_node, asked.cycles), flush=True)
 
 
-def table(model: str, a_node: int) -> str:
+def table(model: str, a_node: int, cycles: int) -> str:
     """The measurements on so many ranks a node, as a Markdown table under a heading."""
-    told = on_two_nodes(model, a_node)
+    told = on_two_nodes(model, a_node, cycles)
     batch = MODELS[model][1]
     heading = f"{model}, {told['parameters']:,} parameters, batch {batch}, 2 nodes with {a_node} rank(s) each"
     lines = [
@@ -114,7 +121,7 @@ def predicted_round_s(entry: dict[str, Any], nbytes: int, a_node: int) -> float 
     return pull_s(cluster, nbytes) + local_rounds * pull_s(replace(cluster, nodes=1), nbytes)
 
 
-def on_two_nodes(model: str, a_node: int) -> Any:
+def on_two_nodes(model: str, a_node: int, cycles: int) -> Any:
     """What rank 0 of a job on two nodes printed, as JSON."""
     import testbed
 
@@ -125,7 +132,9 @@ def on_two_nodes(model: str, a_node: int) -> Any:
     with tempfile.TemporaryDirectory() as folder, testbed.cluster(folder, rate=f"{GBITS_PER_S}gbit") as nodes:
         where = ",".join(f"{name}:{a_node}" for name in nodes.names)
         launch = [sys.executable, "-m", "lsgd_mpi", "launch", "--hosts", where, "--interface", nodes.subnet]
-        program = ["python", Path(__file__).resolve(), "worker", model]
+        # launch cannot know that these hosts share their cores.
+        launch += ["--launcher-option", "--mca mpi_yield_when_idle 1"]
+        program = ["python", Path(__file__).resolve(), "worker", model, cycles]
         done = subprocess.run(
             nodes.words(nodes.names[0], [*launch, "--ssh-agent", nodes.agent, "--", *program]),
             env=environment,
@@ -186,7 +195,7 @@ class Training:
         return {**told, "comm_s": traffic.comm_s - comm_s, "wait_s": traffic.wait_s - wait_s}
 
 
-def worker(model: str) -> None:
+def worker(model: str, cycles: int) -> None:
     """All methods in turns; rank 0 prints what came out."""
     import lsgd_mpi
     from lsgd_mpi import runtime
@@ -221,7 +230,7 @@ def worker(model: str) -> None:
         }
         for name, clock, training, _ in trainings
     ]
-    for _ in range(CYCLES):
+    for _ in range(cycles):
         rates_alone.append([])
         for entry, (_, _, training, iterations) in zip(found, trainings, strict=True):
             # Before and after, since the cores' speed drifts.

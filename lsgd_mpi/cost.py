@@ -123,16 +123,18 @@ def pull_s(cluster: Cluster, nbytes: float) -> float:
 
 
 def average_s(cluster: Cluster, nbytes: float) -> float:
-    """Seconds of a ring allreduce of all workers: each sends ``2 (p − 1) / p`` of the bytes to the next."""
-    workers = cluster.workers
-    if workers == 1:
+    """Seconds of an allreduce of all workers: inside each node, among the nodes in a ring, and back inside.
+
+    Each node's link carries ``2 (n − 1) / n`` of the bytes each way, for n nodes.
+    """
+    if cluster.workers == 1:
         return 0.0
-    between = cluster.nodes > 1
-    moved = 2 * (workers - 1) / workers * nbytes
-    ring_s = cluster.link_s(moved) if between else moved / (cluster.local_gbyte_per_s * 1e9)
+    nodes = cluster.nodes
+    inside_s = 0.0 if cluster.ranks == 1 else 2 * nbytes / (cluster.local_gbyte_per_s * 1e9)
+    ring_s = cluster.link_s(2 * (nodes - 1) / nodes * nbytes)
     pieces = max(1, math.ceil(nbytes / _AVERAGED_BYTES))
-    step_s = cluster.latency_s if between else cluster.local_latency_s
-    return ring_s + pieces * (cluster.negotiation_s(between) + 2 * (workers - 1) * step_s)
+    each_s = cluster.negotiation_s(nodes > 1) + 2 * (nodes - 1) * cluster.latency_s
+    return inside_s + ring_s + pieces * each_s
 
 
 def visit_s(cluster: Cluster, nbytes: float) -> float:
