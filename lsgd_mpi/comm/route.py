@@ -28,11 +28,10 @@ def route(root: int, members: Ranks, hosts: Sequence[str]) -> tuple[Hop, ...]:
     parts = _by_node(members, hosts)
     if len(parts) == 1 or len(parts) == len(members):
         return (Hop(root, members),)
-    first_ranks = tuple(part[0] for part in parts)
     own = next(part for part in parts if root in part)
     begin = () if root == own[0] else (Hop(root, own),)
     inside = [Hop(part[0], part) for part in parts if len(part) > 1 and (part is not own or root == own[0])]
-    return (*begin, Hop(own[0], first_ranks), *inside)
+    return (*begin, Hop(own[0], _first_ranks(parts)), *inside)
 
 
 def process_sets(topology: Topology) -> list[Ranks]:
@@ -43,9 +42,8 @@ def process_sets(topology: Topology) -> list[Ranks]:
     world = tuple(range(topology.world_size))
     found: dict[Ranks, None] = {}
     for members in (world, *topology.groups):
-        found[members] = None
-        for root in members:
-            found |= {hop.members: None for hop in route(root, members, topology.hosts)}
+        parts = _by_node(members, topology.hosts)
+        found |= dict.fromkeys([members, *parts, _first_ranks(parts)])
     return [members for members in found if len(members) > 1 and members != world]
 
 
@@ -54,3 +52,7 @@ def _by_node(members: Ranks, hosts: Sequence[str]) -> list[Ranks]:
     for rank in members:
         parts.setdefault(hosts[rank], []).append(rank)
     return [tuple(part) for part in parts.values()]
+
+
+def _first_ranks(parts: Sequence[Ranks]) -> Ranks:
+    return tuple(part[0] for part in parts)
