@@ -8,15 +8,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lsgd_mpi.errors import SetupError, UsageError
-from lsgd_mpi.hosts import Host, format_hosts
+from lsgd_mpi.hosts import Host, format_hosts, is_ipv6
 
-#: Taken along to other hosts: mpirun's ssh starts ranks there with the environment of a login.
-_FORWARDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+#: Taken along to other hosts: mpirun's ssh starts ranks there with the environment of a login. Not
+#: CUDA_VISIBLE_DEVICES, since a batch system gives each host GPUs of its own.
+_FORWARDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
 _FORWARDED_KINDS = ("HOROVOD_", "LSGD_", "NCCL_")
+
+#: What a launcher may take to say its version and the like.
+_ASKED_S = 60
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,12 @@ class Job:
     def __post_init__(self) -> None:
         if self.ranks < 1:
             raise UsageError(f"-np {self.ranks}: a job has at least one rank")
+        for host in self.hosts:
+            if is_ipv6(host.name):
+                raise SetupError(
+                    f"{host.name!r}: launchers are told the hosts in a list with colons, which has no place "
+                    "for IPv6 addresses: use the host's name or IPv4 address"
+                )
         if self.hosts and self.ranks > self._slots:
             raise SetupError(
                 f"-np {self.ranks}: the hosts have {self._slots} slots ({_host_list(self.hosts)}): start "
@@ -59,6 +69,35 @@ class Job:
         if self.map_by == "node" and len(self.hosts) * largest == self._slots:
             return -(-self.ranks // len(self.hosts))
         return min(self.ranks, largest)
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A command, and in what its environment differs from that of this process."""
+
+    words: tuple[str, ...]
+    #: Variables that are set.
+    variables: Mapping[str, str] = field(default_factory=dict)
+    #: A folder that comes first on the PATH.
+    path: str | None = None
+    #: A variable that is not set.
+    without: str | None = None
+
+    def shell_line(self) -> str:
+        """All of it as a person types it into a shell."""
+        unset = ["env", "-u", self.without] if self.without else []
+        first = [f'PATH={shlex.quote(self.path)}:"$PATH"'] if self.path else []
+        given = [f"{name}={shlex.quote(value)}" for name, value in self.variables.items()]
+        return " ".join([*unset, *first, *given, shlex.join(self.words)])
+
+    def environment(self, present: Mapping[str, str]) -> dict[str, str]:
+        """That of the command, where ``present`` is that of this process."""
+        environment = {**present, **self.variables}
+        if self.path is not None:
+            environment["PATH"] = os.pathsep.join([self.path, environment.get("PATH", os.defpath)])
+        if self.without is not None:
+            environment.pop(self.without, None)
+        return environment
 
 
 @dataclass(frozen=True)
@@ -98,12 +137,22 @@ def find_program(name: str) -> str:
 def this_machine() -> Machine:
     """What the machine is that this process runs on. Raises `SetupError` without an mpirun that works."""
     mpirun = find_program("mpirun")
-    told = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False, timeout=60)
+    told = asked(mpirun, "--version")
     lines = told.stdout.splitlines()
     if told.returncode != 0 or not lines:
         said = told.stderr.strip() or "no word"
         raise SetupError(f"'{mpirun} --version' ended with {told.returncode}: {said}")
     return Machine(mpirun, lines[0], len(os.sched_getaffinity(0)), os.geteuid() == 0)
+
+
+def asked(*words: str) -> subprocess.CompletedProcess[str]:
+    """What a command of a launcher says. Raises `SetupError` if it cannot be started or does not end."""
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=_ASKED_S)
+    except OSError as error:
+        raise SetupError(f"{words[0]} cannot be started: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise SetupError(f"'{' '.join(words)}' did not end within {_ASKED_S} s") from error
 
 
 def launcher_environment(machine: Machine) -> dict[str, str]:
@@ -131,6 +180,8 @@ def mpirun_command(job: Job, machine: Machine, environment: Mapping[str, str]) -
 
 def horovodrun_command(job: Job, machine: Machine, horovodrun: str) -> list[str]:
     """Words of the horovodrun command, which writes an mpirun command itself."""
+    if job.ssh_agent:
+        raise UsageError("--ssh-agent is for mpirun: horovodrun looks at the hosts by ssh itself")
     command = [horovodrun, "-np", str(job.ranks), "--mpi"]
     if job.hosts:
         command += ["-H", _host_list(job.hosts)]
@@ -165,23 +216,6 @@ def srun_command(job: Job, srun: str, environment: Mapping[str, str]) -> list[st
         *job.extra,
         *job.program,
     ]
-
-
-def shell_line(
-    command: Sequence[str],
-    variables: Mapping[str, str],
-    *,
-    path: str | None = None,
-    without: str | None = None,
-) -> str:
-    """The command as a person types it into a shell.
-
-    With ``variables``, with the folder ``path`` first on the PATH, and ``without`` a variable.
-    """
-    unset = ["env", "-u", without] if without else []
-    first = [f'PATH={shlex.quote(path)}:"$PATH"'] if path else []
-    given = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
-    return " ".join([*unset, *first, *given, shlex.join(command)])
 
 
 def _open_mpi_options(job: Job, machine: Machine) -> list[str]:

@@ -100,6 +100,8 @@ class TestOpenMpi:
             ("10.0.0", ["'10.0.0' is no IPv4 address"]),
             ("nöde", ["'nöde' is no host name"]),
             ("-H slots=4", ["'-H' is no host name"]),
+            ("node1..cluster slots=2", ["is no host name", "1 to 63"]),
+            (f"{'n' * 64}.cluster", ["is no host name"]),
             ("node2\0 slots=4", ["is no host name"]),
             ("n" * 10_000 + "!", ["is no host name"]),
         ],

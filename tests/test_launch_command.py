@@ -5,12 +5,12 @@ import pytest
 from lsgd_mpi.errors import SetupError, UsageError
 from lsgd_mpi.hosts import Host
 from lsgd_mpi.launch_command import (
+    Invocation,
     Job,
     Machine,
     horovodrun_command,
     launcher_environment,
     mpirun_command,
-    shell_line,
     srun_command,
 )
 
@@ -131,7 +131,25 @@ def test_root_is_said_to_open_mpi_alone():
 
 
 def test_the_line_can_be_pasted_into_a_shell():
-    words = ["mpirun", "--groups", "0-1;2"]
-    assert shell_line(words, {"A": "b c"}) == "A='b c' mpirun --groups '0-1;2'"
-    line = shell_line(words, {"A": "1"}, path="/mpi bin", without="B")
-    assert line == "env -u B PATH='/mpi bin':\"$PATH\" A=1 mpirun --groups '0-1;2'"
+    words = ("mpirun", "--groups", "0-1;2")
+    assert Invocation(words, {"A": "b c"}).shell_line() == "A='b c' mpirun --groups '0-1;2'"
+    all_of_it = Invocation(words, {"A": "1"}, path="/mpi bin", without="B")
+    assert all_of_it.shell_line() == "env -u B PATH='/mpi bin':\"$PATH\" A=1 mpirun --groups '0-1;2'"
+    present = {"A": "0", "B": "2", "C": "3", "PATH": "/bin"}
+    assert all_of_it.environment(present) == {"A": "1", "C": "3", "PATH": "/mpi bin:/bin"}
+
+
+def test_each_host_has_gpus_of_its_own():
+    line = mpirun(Job(PROGRAM, 8, TWO_HOSTS), CUDA_VISIBLE_DEVICES="0,1", NCCL_DEBUG="INFO")
+    assert "-x NCCL_DEBUG" in line
+    assert "CUDA_VISIBLE_DEVICES" not in line
+
+
+def test_what_a_list_of_hosts_cannot_say_is_refused():
+    with pytest.raises(SetupError, match="has no place for IPv6 addresses: use the host's name"):
+        Job(PROGRAM, 2, (Host("fd00::1", 2),))
+
+
+def test_horovodrun_reaches_hosts_by_ssh_alone():
+    with pytest.raises(UsageError, match="--ssh-agent is for mpirun"):
+        horovodrun_command(Job(PROGRAM, 1, TWO_HOSTS, ssh_agent="agent"), OPEN_MPI_5, "horovodrun")

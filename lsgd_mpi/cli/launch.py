@@ -22,12 +22,13 @@ from lsgd_mpi.cli.words import whole_number
 from lsgd_mpi.errors import SetupError, UsageError
 from lsgd_mpi.hosts import Host, hosts_of_slurm, parse_hosts, read_hosts
 from lsgd_mpi.launch_command import (
+    Invocation,
     Job,
+    asked,
     find_program,
     horovodrun_command,
     launcher_environment,
     mpirun_command,
-    shell_line,
     srun_command,
     this_machine,
 )
@@ -111,44 +112,23 @@ def run(arguments: argparse.Namespace) -> int:
         ssh_agent=arguments.ssh_agent,
         extra=tuple(word for words in arguments.launcher_option for word in shlex.split(words)),
     )
-    variables: dict[str, str] = {}
-    path, without = None, None
-    if launcher == "srun":
-        command = srun_command(job, find_program("srun"), environment)
-    else:
-        machine = this_machine()
-        variables = launcher_environment(machine)
-        if "SRUN_CPUS_PER_TASK" in environment:
-            # mpirun reaches hosts by srun, which then would keep all ranks of a host to the cores of one.
-            without = "SRUN_CPUS_PER_TASK"
-        if launcher == "horovodrun":
-            # It takes the first mpirun on the PATH.
-            path = str(Path(machine.mpirun).parent)
-            command = horovodrun_command(job, machine, find_program("horovodrun"))
-        else:
-            command = mpirun_command(job, machine, environment)
-    line = shell_line(command, variables, path=path, without=without)
+    invocation = _invocation(launcher, job, environment)
     if arguments.print:
-        print(line)
+        print(invocation.shell_line())
         return 0
     others = [host.name for host in hosts if not _is_here(host.name)]
     if "SLURM_JOB_ID" not in environment:
         _check_answers(others, job.ssh_agent or _agent_of_mpirun(environment))
-    print(f"+ {line}", file=sys.stderr, flush=True)
-    environment |= variables
-    if path is not None:
-        environment["PATH"] = os.pathsep.join([path, environment.get("PATH", os.defpath)])
-    if without is not None:
-        del environment[without]
+    print(f"+ {invocation.shell_line()}", file=sys.stderr, flush=True)
     if not others:
-        os.execvpe(command[0], command, environment)
-    return _watch(command, environment)
+        os.execvpe(invocation.words[0], invocation.words, invocation.environment(environment))
+    return _watch(invocation.words, invocation.environment(environment))
 
 
 def _launcher(arguments: argparse.Namespace, environment: Mapping[str, str]) -> str:
-    asked = str(arguments.launcher)
+    wanted = str(arguments.launcher)
     in_allocation = "SLURM_JOB_ID" in environment and shutil.which("srun") is not None
-    if asked == "srun":
+    if wanted == "srun":
         if not in_allocation:
             raise SetupError(
                 "--launcher srun: this is no allocation of SLURM with srun on the PATH; use it in a batch "
@@ -159,14 +139,40 @@ def _launcher(arguments: argparse.Namespace, environment: Mapping[str, str]) -> 
                 "--launcher srun: this SLURM has no PMIx ('srun --mpi=list'), without which every process "
                 "would be alone: use --launcher mpirun"
             )
-    if asked != "auto":
-        return asked
+    if wanted != "auto":
+        return wanted
     for_mpirun = arguments.hostfile or arguments.hosts or arguments.interface or arguments.ssh_agent
     return "srun" if in_allocation and not for_mpirun and _srun_has_pmix() else "mpirun"
 
 
+def _invocation(launcher: str, job: Job, environment: Mapping[str, str]) -> Invocation:
+    if launcher == "srun":
+        command = srun_command(job, find_program("srun"), environment)
+        _check_room(job, environment)
+        return Invocation(tuple(command))
+    machine = this_machine()
+    # mpirun reaches hosts by srun, which then would keep all ranks of a host to the cores of one.
+    without = "SRUN_CPUS_PER_TASK" if "SRUN_CPUS_PER_TASK" in environment else None
+    variables = launcher_environment(machine)
+    if launcher == "horovodrun":
+        command = horovodrun_command(job, machine, find_program("horovodrun"))
+        # It takes the first mpirun on the PATH.
+        return Invocation(tuple(command), variables, str(Path(machine.mpirun).parent), without)
+    return Invocation(tuple(mpirun_command(job, machine, environment)), variables, None, without)
+
+
+def _check_room(job: Job, environment: Mapping[str, str]) -> None:
+    slots = [host.slots for host in hosts_of_slurm(environment)]
+    tasks = sum(each for each in slots if each is not None)
+    if None not in slots and job.ranks > tasks and not {"--overcommit", "-O"} & {*job.extra}:
+        raise SetupError(
+            f"-np {job.ranks}: the allocation has {tasks} tasks: start fewer ranks, ask sbatch for more with "
+            "--ntasks, or let them share cores with --launcher-option=--overcommit"
+        )
+
+
 def _srun_has_pmix() -> bool:
-    listed = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True, check=False, timeout=60)
+    listed = asked("srun", "--mpi=list")
     return "pmix" in listed.stdout + listed.stderr
 
 
@@ -188,9 +194,9 @@ def _hosts(arguments: argparse.Namespace, launcher: str, environment: Mapping[st
     return hosts
 
 
-def _ranks(asked: int | None, hosts: Sequence[Host], launcher: str, environment: Mapping[str, str]) -> int:
-    if asked is not None:
-        return asked
+def _ranks(given: int | None, hosts: Sequence[Host], launcher: str, environment: Mapping[str, str]) -> int:
+    if given is not None:
+        return given
     if hosts:
         return sum(host.slots or 0 for host in hosts)
     if launcher == "srun":
@@ -221,19 +227,20 @@ def _is_here(host: str) -> bool:
         return True
     try:
         addresses = {found[4] for found in socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)}
-    except OSError:
+    except (OSError, UnicodeError):
+        # Unicode: what is no name in the DNS.
         return False
     return any(_can_be_bound(address) for address in addresses)
 
 
 def _can_be_bound(address: tuple[Any, ...]) -> bool:
     family = socket.AF_INET6 if ":" in str(address[0]) else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as trial:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as trial:
             trial.bind(address)
-        except OSError:
-            return False
-        return True
+    except OSError:
+        return False
+    return True
 
 
 def _agent_of_mpirun(environment: Mapping[str, str]) -> str:
@@ -249,12 +256,12 @@ def _check_answers(hosts: Sequence[str], agent: str) -> None:
     problems: dict[str, str] = {}
     with ExitStack() as stack:
         # Files, since what an agent itself has started may keep a pipe open.
-        asked = []
+        questions = []
         for host in hosts:
             said = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
             words = [*shlex.split(agent), host, "true"]
-            asked.append((host, said, _start_asking(words, said)))
-        for host, said, process in asked:
+            questions.append((host, said, _start_asking(words, said)))
+        for host, said, process in questions:
             try:
                 code = process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
 """The hosts of a job and their slots: read from a hostfile or from SLURM, written for any launcher."""
 
-from lsgd_mpi.hosts.host import Host
+from lsgd_mpi.hosts.host import Host, is_ipv6
 from lsgd_mpi.hosts.hostfile import (
     SYNTAXES,
     decode_hosts,
@@ -18,6 +18,7 @@ __all__ = [
     "fill_slots",
     "format_hosts",
     "hosts_of_slurm",
+    "is_ipv6",
     "parse_hosts",
     "read_hosts",
 ]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from lsgd_mpi.errors import SetupError
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_LABEL = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _DOTTED_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)+")
 
 
@@ -25,8 +26,8 @@ class Host:
             raise SetupError(f"{self.name!r} is no IPv4 address: it has four numbers from 0 to 255")
         if not _NAME.fullmatch(self.name) and not is_ipv6(self.name):
             raise SetupError(
-                f"{short(self.name)} is no host name: it begins with a letter or digit and has letters, "
-                "digits, '.', '-' and '_'"
+                f"{short(self.name)} is no host name: between its dots there are 1 to 63 letters, digits, "
+                "'-' and '_', and no '-' at the beginning"
             )
         if self.slots is not None and self.slots < 1:
             raise SetupError(f"{self.name!r} has {self.slots} slots: give it 1 or more, or delete the host")

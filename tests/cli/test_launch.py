@@ -1,7 +1,6 @@
 """``lsgd-mpi launch``: the command it shows, what it refuses, and real runs."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 from launching import processes_of
 from runs import LSGD_MPI, SMALL, alone, environment, losses, only_sentence
 
+from lsgd_mpi import launch_command
 from lsgd_mpi.cli import launch
 from lsgd_mpi.cli.main import main
 
@@ -37,7 +37,7 @@ def refused(capsys, *words):
 
 def test_print_shows_the_command_and_starts_nothing(capsys, tmp_path):
     hostfile = tmp_path / "hosts"
-    hostfile.write_text("node1 slots=3\nnode2:1\n".replace("node2:1", "node2 slots=1"))
+    hostfile.write_text("node1 slots=3\nnode2 slots=1\n")
     words = ["launch", "--hostfile", str(hostfile), "--launcher-option", "--report-bindings -q", "--print"]
     assert main([*words, "--", "train", "--groups", "0-1;2-3"]) == 0
     line = capsys.readouterr().out
@@ -98,12 +98,17 @@ def test_a_launcher_that_is_not_installed_is_named(capsys, monkeypatch, tmp_path
     code, sentence = refused(capsys, "-np", 2, "--", "train")
     assert (code, "mpirun is not installed" in sentence) == (3, True)
     broken = tmp_path / "mpirun"
-    broken.write_text(
-        "#!/bin/sh\necho no library >&2\nexit 127\n".replace("/bin/sh", shutil.which("bash") or "/bin/bash")
-    )
+    broken.write_text("#!/bin/sh\necho no library >&2\nexit 127\n")
     broken.chmod(0o755)
     code, sentence = refused(capsys, "-np", 2, "--", "train")
     assert (code, "ended with 127: no library" in sentence) == (3, True)
+    broken.write_bytes(b"of another machine")
+    code, sentence = refused(capsys, "-np", 2, "--", "train")
+    assert (code, "mpirun cannot be started: Exec format error" in sentence) == (3, True)
+    broken.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    monkeypatch.setattr(launch_command, "_ASKED_S", 0.2)
+    code, sentence = refused(capsys, "-np", 2, "--", "train")
+    assert (code, "did not end within 0.2 s" in sentence) == (3, True)
 
 
 def agent(tmp_path, script):
@@ -139,6 +144,21 @@ def test_srun_without_pmix_is_refused_with_the_reason(capsys, tmp_path, monkeypa
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     code, sentence = refused(capsys, "-np", 2, "--launcher", "srun", "--", "train")
     assert (code, "this SLURM has no PMIx" in sentence) == (3, True)
+
+
+def test_more_ranks_than_an_allocation_has_tasks(capsys, tmp_path, monkeypatch):
+    srun = tmp_path / "srun"
+    srun.write_text("#!/bin/sh\necho 'MPI plugin types are none pmix' >&2\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    allocation = {"JOB_ID": "1", "JOB_NODELIST": "node[1-2]", "TASKS_PER_NODE": "2,1"}
+    for name, value in allocation.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    code, sentence = refused(capsys, "-np", 4, "--print", "--", "train")
+    assert (code, "the allocation has 3 tasks" in sentence) == (3, True)
+    for words in (["-np", "3"], ["-np", "4", "--launcher-option=--overcommit"]):
+        assert main(["launch", *words, "--print", "--", "train"]) == 0
+        assert "/srun --mpi=pmix" in capsys.readouterr().out
 
 
 class TestWatch:
