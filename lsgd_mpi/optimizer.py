@@ -53,7 +53,7 @@ class DistributedOptimizer(torch.optim.Optimizer):
         # Not torch's own constructor: groups, state and defaults are those of the optimizer inside.
         self._communicator = runtime.communicator()
         topology = self._communicator.topology
-        # Watched, unlike what follows: a rank may be long in coming here.
+        # A rank may be long in coming here, and this wait sleeps.
         self._communicator.barrier()
         cls, given = comm.together(lambda: _checked(optimizer, model, algorithm, clock, options))
         resolved = comm.together(lambda: given.resolved(topology))

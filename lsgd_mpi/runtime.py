@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import sys
+import threading
 import time
 import traceback
 from types import TracebackType
@@ -67,7 +69,8 @@ def init(groups: GroupSpec = "node", *, stall_timeout_s: float = STALL_TIMEOUT_S
 
 def watch_start() -> None:
     """From here to `init`, end the job if a rank waits for the others for more than `START_TIMEOUT_S`."""
-    comm.watch_agreements(comm.Watchdog(START_TIMEOUT_S, _end_stalled))
+    told = "--stall-timeout holds from the start of Horovod on"
+    comm.watch_agreements(comm.Watchdog(START_TIMEOUT_S, functools.partial(_end_stalled, about_limit=told)))
 
 
 def shutdown() -> None:
@@ -85,18 +88,16 @@ def shutdown() -> None:
         closing.close()
 
 
-def _end_stalled(what: str, limit_s: float) -> None:
+def _end_stalled(what: str, limit_s: float, about_limit: str = "--stall-timeout sets the limit") -> None:
     """From the watchdog's thread."""
     problem = CommunicationError(
         f"waited {limit_s:g} s in {what}: a rank is lost, hangs, is slow, or has ended (each rank that "
-        "waits says so; the logs of the others tell what they did last; --stall-timeout sets the limit)"
+        f"waits says so; the logs of the others tell what they did last; {about_limit})"
     )
-    # Whatever fails here, a closed pipe or a full disk, the job is to end.
+    # Whatever fails here, a closed pipe or a full disk, the job is to end; the disk may be behind the network
+    # that was lost, and writing to it never return.
     try:
-        with contextlib.suppress(OSError):
-            _log.error(str(problem), extra={"for_file_only": True})
-        with contextlib.suppress(OSError):
-            _say(problem, comm.mpi_rank_and_size()[0])
+        threading.Thread(target=_say_stalled, args=(problem,), daemon=True).start()
         time.sleep(_LAST_WORDS_S)
         # On one host MPI_Abort always gets through.
         if _communicator is None or len(set(_communicator.topology.hosts)) > 1:
@@ -105,6 +106,13 @@ def _end_stalled(what: str, limit_s: float) -> None:
             aftermath.end_daemon_after(_ABORT_S)
     finally:
         comm.abort(problem.exit_code)
+
+
+def _say_stalled(problem: CommunicationError) -> None:
+    with contextlib.suppress(OSError):
+        _say(problem, comm.mpi_rank_and_size()[0])
+    with contextlib.suppress(OSError):
+        _log.error(str(problem), extra={"for_file_only": True})
 
 
 def communicator() -> comm.Communicator:

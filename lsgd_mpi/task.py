@@ -73,8 +73,10 @@ def make_task(options: TrainOptions, communicator: comm.Communicator) -> Task:
     threads = use_threads(options.threads, communicator)
     device = choose_device(options.device, communicator)
     # One rank downloads, then each reads.
-    comm.on_rank_zero(lambda: prepare(options.dataset, options.data_dir, options.download))
-    dataset = comm.together(lambda: load(options.dataset, options.data_dir, limit=options.limit))
+    comm.on_rank_zero(lambda: prepare(options.dataset, options.data_dir, options.download), for_long=True)
+    dataset = comm.together(
+        lambda: load(options.dataset, options.data_dir, limit=options.limit), "the loading of the data"
+    )
     # Once on the device, for training and for recalibration.
     dataset = replace(dataset, train=dataset.train.to(device))
     processing = processing_for(dataset, options.model)

@@ -33,6 +33,15 @@ def test_a_daemon_that_stays_is_ended(daemon):
     process.wait(10)
 
 
+def test_a_daemon_that_serves_others_too_is_left_alone(daemon, monkeypatch):
+    process = daemon("prted")
+    monkeypatch.setenv("PMIX_NAMESPACE", "prte-node1-17@1")
+    assert not end_daemon_after(0.0, process.pid)
+    monkeypatch.setenv("PMIX_NAMESPACE", "prterun-node1-17@1")
+    assert end_daemon_after(0.0, process.pid)
+    process.wait(10)
+
+
 def test_what_is_no_daemon_is_left_alone(daemon):
     process = daemon("slurmstepd")
     assert not end_daemon_after(0.0, process.pid)

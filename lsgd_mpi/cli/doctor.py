@@ -74,7 +74,7 @@ def _try_collectives() -> None:
     communicator.prepare(device)
     devices = communicator.gather(str(device))
     _show("devices", ", ".join(f"rank {rank} {name}" for rank, name in enumerate(devices)))
-    if device.type == "cuda":
+    if device.type == "cuda" and communicator.world_size > 1:
         _show(
             "GPUs exchange",
             f"through host memory: {communicator.staged}" if communicator.staged else "by NCCL",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from lsgd_mpi.comm.libraries import MPI
@@ -20,7 +20,7 @@ _watchdog: Watchdog | None = None
 
 
 def watch_agreements(watchdog: Watchdog) -> None:
-    """Let ``watchdog`` watch every collective of this module, but `on_rank_zero`; stops the one before."""
+    """Let ``watchdog`` watch the collectives of this module; stops the one before."""
     global _watchdog
     if _watchdog is not None:
         _watchdog.stop()
@@ -43,19 +43,26 @@ def _raise_first(problem: LsgdError | None, gathered: Callable[[Any], list[Any]]
     raise error
 
 
-def together(action: Callable[[], _Result]) -> _Result:
-    """Do ``action`` on every rank; if it fails on one, raise its error on all. Collective over the world."""
-    result, problem = _attempt(action)
+def together(action: Callable[[], _Result], what: str | None = None) -> _Result:
+    """Do ``action`` on every rank; if it fails on one, raise its error on all. Collective over the world.
+
+    ``what`` names an action that may hang, which then is watched as well.
+    """
+    with nullcontext() if what is None else _watched(what):
+        result, problem = _attempt(action)
     raise_together(problem)
     return result[0]
 
 
-def on_rank_zero(action: Callable[[], _Result]) -> _Result:
-    """Do ``action`` on world rank 0; its result, or its error, on all. Collective over the world."""
-    result, problem = _attempt(action) if MPI.COMM_WORLD.Get_rank() == 0 else ([], None)
-    # Not watched: what rank 0 does, a download perhaps, may take its time.
-    _raise_first(problem, MPI.COMM_WORLD.allgather)
-    shared: list[_Result] = MPI.COMM_WORLD.bcast(result, root=0)
+def on_rank_zero(action: Callable[[], _Result], *, for_long: bool = False) -> _Result:
+    """Do ``action`` on world rank 0; its result, or its error, on all. Collective over the world.
+
+    What may take its time ``for_long``, a download perhaps, is not watched.
+    """
+    with nullcontext() if for_long else _watched("what world rank 0 does for all"):
+        result, problem = _attempt(action) if MPI.COMM_WORLD.Get_rank() == 0 else ([], None)
+        _raise_first(problem, MPI.COMM_WORLD.allgather)
+        shared: list[_Result] = MPI.COMM_WORLD.bcast(result, root=0)
     return shared[0]
 
 
@@ -71,8 +78,12 @@ def check_equal(what: str, value: object) -> None:
 
 
 def _gathered(value: _Result) -> list[_Result]:
-    with nullcontext() if _watchdog is None else _watchdog.waiting("an agreement of all ranks"):
+    with _watched("an agreement of all ranks"):
         return MPI.COMM_WORLD.allgather(value)
+
+
+def _watched(what: str) -> AbstractContextManager[None]:
+    return nullcontext() if _watchdog is None else _watchdog.waiting(what)
 
 
 def _attempt(action: Callable[[], _Result]) -> tuple[list[_Result], LsgdError | None]:

@@ -94,7 +94,8 @@ class Center:
 
     def visits(self) -> int:
         """The number of visits so far, of all workers."""
-        return self.window.add(_VISITS, 0)
+        with self._guarded("the count of the center's visits"):
+            return self.window.add(_VISITS, 0)
 
     def read(self, into: Sequence[torch.Tensor]) -> int:
         """Copy as many vectors as there are tensors, at a moment between two visits; their number so far.

@@ -87,13 +87,14 @@ class Communicator:
         self._staging = Staging()
         self._world = world
         self._watchdog = watchdog
-        self._group = world.Split(self.group, key=self.world_rank)
-        # Leaders change every round and communicators are dear to make, so one fixed rank of each group,
-        # its first, speaks for whoever leads the group in the election among leaders.
-        self._speaks = self._group.Get_rank() == 0
-        self._leaders = world.Split(0 if self._speaks else MPI.UNDEFINED, key=self.world_rank)
-        self._reports = world.Dup()
-        self._letters = world.Dup()
+        with self.guarded("the making of the groups' communicators"):
+            self._group = world.Split(self.group, key=self.world_rank)
+            # Leaders change every round and communicators are dear to make, so one fixed rank of each group,
+            # its first, speaks for whoever leads the group in the election among leaders.
+            self._speaks = self._group.Get_rank() == 0
+            self._leaders = world.Split(0 if self._speaks else MPI.UNDEFINED, key=self.world_rank)
+            self._reports = world.Dup()
+            self._letters = world.Dup()
         self._made_mailboxes = 0
         self._mailboxes: list[Mailbox] = []
         self._centers: weakref.WeakSet[Center] = weakref.WeakSet()
@@ -237,7 +238,8 @@ class Communicator:
 
     def gradient_averaging(self, optimizer: torch.optim.Optimizer, named: Any) -> torch.optim.Optimizer:
         """Horovod's DistributedOptimizer around ``optimizer``: gradients averaged over the world."""
-        if self._staging.reason is not None:
+        on_gpus = any(each.is_cuda for group in optimizer.param_groups for each in group["params"])
+        if on_gpus and self._staging.reason is not None:
             # Horovod sends gradients itself, and knows no way but NCCL here.
             raise SetupError(
                 f"gradients cannot be averaged over these GPUs: {self._staging.reason}; or use --device cpu"
@@ -267,12 +269,14 @@ class Communicator:
     def shared_count(self) -> Callable[[int], int]:
         """A new count, at 0, of all ranks: a function that adds to it and returns it. Collective."""
         self._free_released_windows()
-        window = Window(self._world, COUNT_BYTES)
+        with self.guarded("the making of a shared count"):
+            window = Window(self._world, COUNT_BYTES)
         self._windows.append(window)
 
         def add(amount: int) -> int:
             if amount == 0:
-                return window.add(0, 0)
+                with self.guarded("the shared count of iterations"):
+                    return window.add(0, 0)
             with self._timed("comm_s", COUNT_BYTES, "the shared count of iterations"):
                 return window.add(0, amount) + amount
 
@@ -283,7 +287,8 @@ class Communicator:
         """A center of such vectors that workers visit alone. Collective; they start as world rank 0's."""
         self._free_released_windows()
         is_far = self.topology.hosts[self.world_rank] != self.topology.hosts[0]
-        center = Center(self._world, starts, self._account, self.guarded, is_far)
+        with self.guarded("the making of a center"):
+            center = Center(self._world, starts, self._account, self.guarded, is_far)
         self._windows.append(center.window)
         self._centers.add(center)
         return center

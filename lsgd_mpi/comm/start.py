@@ -21,7 +21,7 @@ DEFAULT_CYCLE_TIME_MS = "0.5"
 def start(spec: GroupSpec, watchdog: Watchdog) -> Communicator:
     """Check MPI, find the groups that ``spec`` asks for, and start Horovod with their process sets.
 
-    ``watchdog`` then watches every collective of the communicator.
+    ``watchdog`` then watches the collectives of the communicator, but its end.
 
     Collective over the world. Raises, on all ranks alike, `UsageError` for impossible or differing groups
     and `SetupError` if the launcher, MPI and Horovod do not fit together.

@@ -24,12 +24,12 @@ class Watchdog:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Watch what happens inside, which ``what`` names for the user."""
-        self._waiting = (what, time.perf_counter())
+        """Watch what happens inside, which ``what`` names for the user; may be nested."""
+        outer, self._waiting = self._waiting, (what, time.perf_counter())
         try:
             yield
         finally:
-            self._waiting = None
+            self._waiting = outer
 
     def stop(self) -> None:
         """Watch no longer."""

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import lsgd_mpi
+from lsgd_mpi import comm, runtime
 
 STALL_TIMEOUT_S = 3.0
 METHOD = os.environ.get("LSGD_TEST_METHOD", "lsgd")
@@ -32,6 +33,13 @@ def main(failure):
     world_rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
     chosen = disagree(world_rank if failure.startswith("different") else 0)
     groups = chosen["groups"] if failure == "different-groups" else "node"
+    if failure == "late":
+        runtime.START_TIMEOUT_S = STALL_TIMEOUT_S
+        runtime.watch_start()
+        if world_rank == 1:
+            print(f"in step 5 at {time.monotonic()}", flush=True)
+            time.sleep(1000)
+        comm.check_equal("options", failure)
     lsgd_mpi.init(groups, stall_timeout_s=STALL_TIMEOUT_S)
     model = nn.Linear(3, chosen["outputs"] if failure == "different-models" else 2)
     period = chosen["local_period"] if failure == "different-options" else 1

@@ -91,6 +91,17 @@ def test_a_rank_that_does_not_come_to_a_collective(failure, method):
     assert_ended_within(10, finished)
 
 
+def test_a_rank_that_does_not_come_to_the_start():
+    """Before there is a communicator, and with a limit of its own: 3 s here."""
+    finished = fail("late", size=3)
+    assert finished.returncode == 7, finished.printed
+    for rank in (0, 2):
+        sentence = finished.stderr_of(rank)
+        assert f"world rank {rank}: waited 3 s in an agreement of all ranks" in sentence
+        assert "--stall-timeout holds from the start of Horovod on" in sentence
+    assert_ended_within(20, finished)
+
+
 def test_a_slow_end_of_one_rank_is_not_a_stall():
     finished = launching.run_ranks(2, [HERE / "job_slow_to_leave.py"], timeout_s=60)
     assert finished.returncode == 0, finished.printed
