@@ -23,8 +23,9 @@ _PAYLOAD = 1448 / 1514
 #: An MPI library passes large messages on in segments of about this size.
 _SEGMENT_BYTES = 128 * 1024
 
-#: Averages are taken of so many float32 at a time (`lsgd_mpi.comm`), each negotiated by Horovod's threads.
-_AVERAGED_BYTES = 4_000_000
+#: Averages are taken of so many bytes at a time (`lsgd_mpi.comm`), gradients of as many as Horovod fuses,
+#: each negotiated by Horovod's threads.
+_AVERAGED_BYTES, _FUSED_BYTES = 4_000_000, 128 * 1024**2
 
 #: Bytes over the link to the center's node for each byte of the center: with its request for what it reads,
 #: Open MPI sends as much, and then what the worker writes.
@@ -50,8 +51,9 @@ class Cluster:
     def __post_init__(self) -> None:
         if self.nodes < 1 or self.ranks < 1:
             raise UsageError(f"{self.nodes} nodes with {self.ranks} ranks: there is at least one of each")
-        if min(self.gbit_per_s, self.latency_s, self.local_latency_s, self.local_gbyte_per_s) <= 0:
-            raise UsageError("rates and latencies are larger than 0")
+        numbers = (self.gbit_per_s, self.latency_s, self.local_latency_s, self.local_gbyte_per_s)
+        if not all(number > 0 and math.isfinite(number) for number in numbers):
+            raise UsageError("rates and latencies are finite and larger than 0")
 
     @property
     def workers(self) -> int:
@@ -122,17 +124,18 @@ def pull_s(cluster: Cluster, nbytes: float) -> float:
     return handing_over + cluster.link_s(nbytes) + passing_on + inside + cluster.negotiation_s(True)
 
 
-def average_s(cluster: Cluster, nbytes: float) -> float:
+def average_s(cluster: Cluster, nbytes: float, at_a_time: int = _AVERAGED_BYTES) -> float:
     """Seconds of an allreduce of all workers: inside each node, among the nodes in a ring, and back inside.
 
-    Each node's link carries ``2 (n − 1) / n`` of the bytes each way, for n nodes.
+    In pieces of ``at_a_time`` bytes. Each node's link carries ``2 (n − 1) / n`` of the bytes each way, for n
+    nodes.
     """
     if cluster.workers == 1:
         return 0.0
     nodes = cluster.nodes
     inside_s = 0.0 if cluster.ranks == 1 else 2 * nbytes / (cluster.local_gbyte_per_s * 1e9)
     ring_s = cluster.link_s(2 * (nodes - 1) / nodes * nbytes)
-    pieces = max(1, math.ceil(nbytes / _AVERAGED_BYTES))
+    pieces = max(1, math.ceil(nbytes / at_a_time))
     each_s = cluster.negotiation_s(nodes > 1) + 2 * (nodes - 1) * cluster.latency_s
     return inside_s + ring_s + pieces * each_s
 
@@ -180,9 +183,9 @@ def predict(
             + _wait_s(training, outer, cluster.workers) / outer
         )
         return Cost(transfer, latency, waiting, t)
-    every = 1 if pattern == "gradients" else period
+    every, at_a_time = (1, _FUSED_BYTES) if pattern == "gradients" else (period, _AVERAGED_BYTES)
     waiting = _wait_s(training, every, cluster.workers) / every
-    return Cost(average_s(cluster, nbytes) / every, 0.0, waiting, t)
+    return Cost(average_s(cluster, nbytes, at_a_time) / every, 0.0, waiting, t)
 
 
 def _visits(cluster: Cluster, training: Training, period: int) -> Cost:

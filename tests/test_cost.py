@@ -71,6 +71,13 @@ def test_more_workers_never_help_and_faster_links_never_hurt(pattern):
         assert list(column) == sorted(column)
 
 
+def test_gradients_are_negotiated_as_horovod_fuses_them():
+    slow = Cluster(nodes=2, ranks=1, gbit_per_s=1.0, cycle_s=0.2, latency_s=1e-9)
+    # 11 pieces of 4 MB, or one.
+    assert predict("average", slow, MODEL, period=1).transfer_s == pytest.approx(LINK_S + 11 * 0.1, rel=1e-4)
+    assert predict("gradients", slow, MODEL, period=1).transfer_s == pytest.approx(LINK_S + 0.1, rel=1e-4)
+
+
 def test_visitors_of_a_center_that_cannot_serve_all_queue():
     training = Training(nbytes=44e6, iteration_s=0.1)
     busy = Cluster(nodes=64, ranks=4, gbit_per_s=1.0)
@@ -134,8 +141,12 @@ class TestCommand:
             (["--algorithm", "easgd-tree"], "its cost is not modelled"),
             (["--nodes", "0"], "at least one of each"),
             (["--algorithm", "lsgdd"], "choose from"),
-            (["--gbit", "0"], "larger than 0"),
-            (["--local-period", "0"], "period"),
+            (["--nodes", "2", "--gbit", "0"], "larger than 0"),
+            (["--nodes", "2", "--gbit", "nan"], "finite"),
+            (["--local-period", "0"], "at least one iteration"),
+            (["--gbit", "40"], "add --nodes"),
+            (["--algorithm", "pr-sgd", "--global-period", "4"], "pr-sgd has no global rounds"),
+            (["--algorithm", "allreduce", "--local-period", "4"], "in every iteration"),
         ],
     )
     def test_refuses_what_it_does_not_know(self, capsys, words, why):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lsgd_mpi.cli.words import print_for_reader, whole_number
 from lsgd_mpi.cost import Cluster, Cost, Training, predict
@@ -14,8 +14,11 @@ from lsgd_mpi.errors import UsageError
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
+_Number = TypeVar("_Number", int, float)
+
 _RATES_GBIT = (1.0, 10.0, 100.0)
 _WORKERS = (4, 16, 64, 256, 1024)
+_LOCAL_PERIOD, _GLOBAL_PERIOD = 64, 128
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -25,24 +28,25 @@ def add_parser(subparsers: Subparsers) -> None:
         help="predict what communication costs a run",
         description="Predict the share of the rate without communication that a method keeps, from the size "
         "of a model, the time of an iteration and the links of a cluster (docs/cost.md has the assumptions).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
     number = float
     parser.add_argument("--parameters", type=number, required=True, help="of the model, as in 11e6")
     parser.add_argument("--iteration-ms", type=number, required=True, help="of one worker, by itself")
-    parser.add_argument("--bytes", type=whole_number, default=4, help="of a parameter")
-    parser.add_argument("--jitter", type=number, default=0.02, help="standard deviation of iterations / mean")
-    parser.add_argument("--algorithm", default="lsgd", help="a method of lsgd-mpi train")
-    parser.add_argument("--clock", help="step, shared or own (default: the method's first)")
-    parser.add_argument("--local-period", type=whole_number, default=64, help="τ")
-    parser.add_argument("--global-period", type=whole_number, default=128, help="τ_G, of lsgd")
-    parser.add_argument("--nodes", type=whole_number, help="one cluster in detail (default: a table)")
-    parser.add_argument("--ranks-per-node", type=whole_number, default=4, help="workers on each node")
-    parser.add_argument("--gbit", type=number, default=1.0, help="of a node's link, Gbit/s each way")
-    parser.add_argument("--latency-us", type=number, default=50.0, help="of a small message between nodes")
+    parser.add_argument("--bytes", type=whole_number, default=4, help="of a parameter (4)")
     parser.add_argument(
-        "--local-gbyte", type=number, default=3.0, help="of a broadcast inside a node, GByte/s"
+        "--jitter", type=number, default=0.02, help="standard deviation of iterations / mean (0.02)"
+    )
+    parser.add_argument("--algorithm", default="lsgd", help="a method of lsgd-mpi train (lsgd)")
+    parser.add_argument("--clock", help="step, shared or own (default: the method's first)")
+    parser.add_argument("--local-period", type=whole_number, help=f"τ ({_LOCAL_PERIOD} if it has one)")
+    parser.add_argument("--global-period", type=whole_number, help=f"τ_G, of lsgd ({_GLOBAL_PERIOD})")
+    parser.add_argument("--nodes", type=whole_number, help="one cluster in detail (default: a table)")
+    parser.add_argument("--ranks-per-node", type=whole_number, default=4, help="workers on each node (4)")
+    parser.add_argument("--gbit", type=number, help="of a node's link, Gbit/s each way, with --nodes (1)")
+    parser.add_argument("--latency-us", type=number, default=50.0, help="of a message between nodes (50)")
+    parser.add_argument(
+        "--local-gbyte", type=number, default=3.0, help="of a broadcast inside a node, GByte/s (3)"
     )
     parser.set_defaults(run=run)
 
@@ -55,13 +59,14 @@ def run(arguments: argparse.Namespace) -> int:
     if method.pattern is None:
         raise UsageError(f"--algorithm {arguments.algorithm}: its cost is not modelled")
     pattern = method.pattern
+    _refuse_useless(arguments, pattern)
     training = Training(
         arguments.parameters * arguments.bytes, arguments.iteration_ms / 1e3, arguments.jitter
     )
     cluster = Cluster(
         nodes=1 if arguments.nodes is None else arguments.nodes,
         ranks=arguments.ranks_per_node,
-        gbit_per_s=arguments.gbit,
+        gbit_per_s=_or(arguments.gbit, 1.0),
         latency_s=arguments.latency_us / 1e6,
         local_gbyte_per_s=arguments.local_gbyte,
     )
@@ -71,12 +76,25 @@ def run(arguments: argparse.Namespace) -> int:
             pattern,
             where,
             training,
-            period=arguments.local_period,
-            global_period=arguments.global_period if pattern == "pull" else None,
+            period=_or(arguments.local_period, _LOCAL_PERIOD),
+            global_period=_or(arguments.global_period, _GLOBAL_PERIOD) if pattern == "pull" else None,
         )
 
     print_for_reader(_table(cluster, cost) if arguments.nodes is None else _detail(cluster, cost(cluster)))
     return 0
+
+
+def _or(given: _Number | None, default: _Number) -> _Number:
+    return default if given is None else given
+
+
+def _refuse_useless(arguments: argparse.Namespace, pattern: str) -> None:
+    if arguments.gbit is not None and arguments.nodes is None:
+        raise UsageError("--gbit: the table has rates of its own; add --nodes for one cluster")
+    if arguments.local_period is not None and pattern == "gradients":
+        raise UsageError(f"--local-period: {arguments.algorithm} communicates in every iteration")
+    if arguments.global_period is not None and pattern != "pull":
+        raise UsageError(f"--global-period: {arguments.algorithm} has no global rounds")
 
 
 def _detail(cluster: Cluster, cost: Cost) -> str:
