@@ -187,6 +187,23 @@ def doubts(algorithm, workers, **given):
     return make_options(algorithm, given).resolved(topology).doubts(topology)
 
 
+@pytest.mark.parametrize(
+    ("groups", "hosts", "doubtful"),
+    [
+        (2, "aabb", False),
+        (2, "abab", True),
+        ("node", "abab", False),
+        # Whoever is alone on a node can only have a group with others.
+        (2, "abcd", False),
+        ([[0, 1, 2], [3]], "aabb", True),
+    ],
+)
+def test_groups_across_nodes_are_doubted_where_nodes_could_be_groups(groups, hosts, doubtful):
+    topology = make_topology(groups, list(hosts))
+    told = make_options("lsgd", {}).resolved(topology).doubts(topology)
+    assert [("--groups node" in sentence) for sentence in told] == [True] * doubtful
+
+
 @pytest.mark.parametrize("workers", [1, 2, 4, 16])
 def test_the_edge_of_stability_of_easgd(workers):
     edge = 2 * workers / (workers + 1)

@@ -73,6 +73,18 @@ class LSGDOptions(Options):
             global_pull=self.local_pull if self.global_pull is None else self.global_pull,
         )
 
+    def doubts(self, topology: Topology) -> list[str]:
+        """A group across nodes that have ranks enough for groups of their own: its local rounds cost most."""
+        hosts = topology.hosts
+        for group, members in enumerate(topology.groups):
+            nodes = {hosts[rank] for rank in members}
+            if len(nodes) > 1 and len(set(hosts)) < len(hosts):
+                return [
+                    f"group {group} has ranks on {len(nodes)} nodes, whose link each of its local rounds "
+                    "crosses: --groups node makes a group of the ranks of each node"
+                ]
+        return []
+
 
 class LSGD(Algorithm):
     """Leader SGD (Teng et al., NeurIPS 2019): every worker is pulled towards the best of its group.
