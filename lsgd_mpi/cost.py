@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from statistics import NormalDist
 
+from lsgd_mpi.cycle import OFTEN_MS
 from lsgd_mpi.errors import UsageError
 
 #: What a method's rounds do: pull to an elected leader, average over the workers, average every gradient, or
@@ -25,7 +26,7 @@ _SEGMENT_BYTES = 128 * 1024
 
 #: Averages are taken of so many bytes at a time (`lsgd_mpi.comm`), gradients of as many as Horovod fuses,
 #: each negotiated by Horovod's threads.
-_AVERAGED_BYTES, _FUSED_BYTES = 4_000_000, 128 * 1024**2
+_AVERAGED_BYTES, _FUSED_BYTES = 16_000_000, 128 * 1024**2
 
 #: Bytes over the link to the center's node for each byte of the center: with its request for what it reads,
 #: Open MPI sends as much, and then what the worker writes.
@@ -45,13 +46,14 @@ class Cluster:
     local_latency_s: float = 2e-6
     #: At which one broadcast moves inside a node.
     local_gbyte_per_s: float = 3.0
-    #: Horovod looks for work this often.
-    cycle_s: float = 0.5e-3
+    #: Horovod's threads look for work this often.
+    cycle_s: float = OFTEN_MS / 1e3
 
     def __post_init__(self) -> None:
         if self.nodes < 1 or self.ranks < 1:
             raise UsageError(f"{self.nodes} nodes with {self.ranks} ranks: there is at least one of each")
-        numbers = (self.gbit_per_s, self.latency_s, self.local_latency_s, self.local_gbyte_per_s)
+        latencies = (self.latency_s, self.local_latency_s, self.cycle_s)
+        numbers = (self.gbit_per_s, self.local_gbyte_per_s, *latencies)
         if not all(number > 0 and math.isfinite(number) for number in numbers):
             raise UsageError("rates and latencies are finite and larger than 0")
 
@@ -136,8 +138,10 @@ def average_s(cluster: Cluster, nbytes: float, at_a_time: int = _AVERAGED_BYTES)
     inside_s = 0.0 if cluster.ranks == 1 else 2 * nbytes / (cluster.local_gbyte_per_s * 1e9)
     ring_s = cluster.link_s(2 * (nodes - 1) / nodes * nbytes)
     pieces = max(1, math.ceil(nbytes / at_a_time))
-    each_s = cluster.negotiation_s(nodes > 1) + 2 * (nodes - 1) * cluster.latency_s
-    return inside_s + ring_s + pieces * each_s
+    # Whoever waits for a piece hears of its end too late for the cycle that begins then.
+    missed_s = (pieces - 1) * cluster.cycle_s
+    latency_s = pieces * 2 * (nodes - 1) * cluster.latency_s
+    return inside_s + ring_s + cluster.negotiation_s(nodes > 1) + missed_s + latency_s
 
 
 def visit_s(cluster: Cluster, nbytes: float) -> float:

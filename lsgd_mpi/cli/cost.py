@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from lsgd_mpi.cli.words import print_for_reader, whole_number
 from lsgd_mpi.cost import Cluster, Cost, Training, predict
+from lsgd_mpi.cycle import cycle_time_ms
 from lsgd_mpi.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--local-gbyte", type=number, default=3.0, help="of a broadcast inside a node, GByte/s (3)"
     )
+    parser.add_argument(
+        "--cycle-ms", type=number, help="Horovod looks for work so often (default: as lsgd-mpi train on CPUs)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -63,15 +66,17 @@ def run(arguments: argparse.Namespace) -> int:
     training = Training(
         arguments.parameters * arguments.bytes, arguments.iteration_ms / 1e3, arguments.jitter
     )
-    cluster = Cluster(
-        nodes=1 if arguments.nodes is None else arguments.nodes,
-        ranks=arguments.ranks_per_node,
-        gbit_per_s=_or(arguments.gbit, 1.0),
-        latency_s=arguments.latency_us / 1e6,
-        local_gbyte_per_s=arguments.local_gbyte,
-    )
+    one_sided = (arguments.clock or method.clocks[0]) != "step"
 
-    def cost(where: Cluster) -> Cost:
+    def cost(nodes: int, gbit_per_s: float) -> Cost:
+        where = Cluster(
+            nodes=nodes,
+            ranks=arguments.ranks_per_node,
+            gbit_per_s=gbit_per_s,
+            latency_s=arguments.latency_us / 1e6,
+            local_gbyte_per_s=arguments.local_gbyte,
+            cycle_s=_or(arguments.cycle_ms, cycle_time_ms(nodes, one_sided=one_sided, on_gpus=False)) / 1e3,
+        )
         return predict(
             pattern,
             where,
@@ -80,7 +85,12 @@ def run(arguments: argparse.Namespace) -> int:
             global_period=_or(arguments.global_period, _GLOBAL_PERIOD) if pattern == "pull" else None,
         )
 
-    print_for_reader(_table(cluster, cost) if arguments.nodes is None else _detail(cluster, cost(cluster)))
+    ranks, nodes, gbit = arguments.ranks_per_node, arguments.nodes, _or(arguments.gbit, 1.0)
+    if nodes is None:
+        print_for_reader(_table(ranks, cost))
+    else:
+        heading = f"{nodes * ranks} workers on {nodes} nodes, {gbit:g} Gbit/s"
+        print_for_reader(_detail(heading, cost(nodes, gbit)))
     return 0
 
 
@@ -97,19 +107,19 @@ def _refuse_useless(arguments: argparse.Namespace, pattern: str) -> None:
         raise UsageError(f"--global-period: {arguments.algorithm} has no global rounds")
 
 
-def _detail(cluster: Cluster, cost: Cost) -> str:
-    lines = [f"{cluster.workers} workers on {cluster.nodes} nodes, {cluster.gbit_per_s:g} Gbit/s"]
+def _detail(heading: str, cost: Cost) -> str:
+    lines = [heading]
     for name in ("iteration", "transfer", "latency", "waiting"):
         lines.append(f"  {name:<10}{1e3 * getattr(cost, f'{name}_s'):10.3f} ms an iteration")
     lines.append(f"  share of the rate without communication: {cost.share:.3f}")
     return "\n".join(lines)
 
 
-def _table(cluster: Cluster, cost: Callable[[Cluster], Cost]) -> str:
+def _table(ranks: int, cost: Callable[[int, float], Cost]) -> str:
     head = " ".join(f"{f'{rate:g} Gbit/s':>12}" for rate in _RATES_GBIT)
     lines = ["share of the rate without communication", f"{'workers':>8} {head}"]
     for workers in _WORKERS:
-        nodes = max(1, workers // cluster.ranks)
-        shares = [cost(replace(cluster, nodes=nodes, gbit_per_s=rate)).share for rate in _RATES_GBIT]
-        lines.append(f"{nodes * cluster.ranks:>8} " + " ".join(f"{share:>12.3f}" for share in shares))
+        nodes = max(1, workers // ranks)
+        shares = [cost(nodes, rate).share for rate in _RATES_GBIT]
+        lines.append(f"{nodes * ranks:>8} " + " ".join(f"{share:>12.3f}" for share in shares))
     return "\n".join(lines)

@@ -78,13 +78,18 @@ def _train(options: TrainOptions) -> int:
     from lsgd_mpi.trainer import train
 
     comm.check_equal("options", _plain(options))
-    lsgd_mpi.init(options.groups, stall_timeout_s=options.stall_timeout)
+    method = find_algorithm(options.algorithm, options.clock)
+    lsgd_mpi.init(
+        options.groups,
+        stall_timeout_s=options.stall_timeout,
+        one_sided=(options.clock or method.clocks[0]) != "step",
+    )
     logger = logging.getLogger("lsgd_mpi")
     logger.setLevel(logging.INFO)
     logger.addHandler(ConsoleHandler(logging.INFO if lsgd_mpi.rank() == 0 else logging.ERROR))
     run_dir = train(options)
     if lsgd_mpi.rank() == 0:
-        led = find_algorithm(options.algorithm, options.clock).elects_leaders
+        led = method.elects_leaders
         print(f"done: who led, with 'lsgd-mpi leaders {run_dir}'" if led else f"done: {run_dir}", flush=True)
     lsgd_mpi.shutdown()
     return 0

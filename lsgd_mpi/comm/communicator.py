@@ -37,8 +37,8 @@ _Result = TypeVar("_Result")
 ELECTION_BYTES = 16
 
 #: Elements in one allreduce. MPI's own buffer grows with it: half the parameters' size with two ranks, if
-#: they were averaged at once (benchmarks/memory.py).
-_AVERAGED_AT_A_TIME = 1_000_000
+#: they were averaged at once (benchmarks/memory.py). Each waits for Horovod's next cycle.
+_AVERAGED_AT_A_TIME = 4_000_000
 
 _PAIR = np.dtype([("loss", np.float64), ("world_rank", np.int32)], align=True)
 _ROUND_TAG = 1

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import os
 
+import torch
+
 from lsgd_mpi.comm.agreement import check_equal, raise_together, together
 from lsgd_mpi.comm.communicator import Communicator
 from lsgd_mpi.comm.libraries import MPI, hvd, mpi_library_files, thread_level
 from lsgd_mpi.comm.route import process_sets
 from lsgd_mpi.comm.watchdog import Watchdog
+from lsgd_mpi.cycle import cycle_time_ms
 from lsgd_mpi.errors import SetupError
 from lsgd_mpi.groups import GroupSpec, make_topology
 from lsgd_mpi.launcher import broken_promise, promise
 
-#: Horovod looks for work this often, for 1 to 2 % of a core. Its default of 1 ms takes a pull of 1 million
-#: parameters beyond twice bare MPI's time (benchmarks/rounds.py); shorter cycles cost the training more.
-DEFAULT_CYCLE_TIME_MS = "0.5"
+_CYCLE_TIME_VARIABLE = "HOROVOD_CYCLE_TIME"
+_was_given_cycle_time = _CYCLE_TIME_VARIABLE in os.environ
 
 
-def start(spec: GroupSpec, watchdog: Watchdog) -> Communicator:
+def start(spec: GroupSpec, watchdog: Watchdog, one_sided: bool = True) -> Communicator:
     """Check MPI, find the groups that ``spec`` asks for, and start Horovod with their process sets.
 
-    ``watchdog`` then watches the collectives of the communicator, but its end.
+    ``watchdog`` then watches the collectives of the communicator, but its end. ``one_sided`` says whether
+    there will be centers or shared counts.
 
     Collective over the world. Raises, on all ranks alike, `UsageError` for impossible or differing groups
     and `SetupError` if the launcher, MPI and Horovod do not fit together.
@@ -32,7 +35,10 @@ def start(spec: GroupSpec, watchdog: Watchdog) -> Communicator:
         hosts = MPI.COMM_WORLD.allgather(MPI.Get_processor_name())
     topology = together(lambda: make_topology(spec, hosts))
     sets = {members: hvd.ProcessSet(list(members)) for members in process_sets(topology)}
-    os.environ.setdefault("HOROVOD_CYCLE_TIME", DEFAULT_CYCLE_TIME_MS)
+    if not _was_given_cycle_time:
+        on_gpus = torch.cuda.is_available()
+        suited = cycle_time_ms(len(set(hosts)), one_sided=one_sided, on_gpus=on_gpus)
+        os.environ[_CYCLE_TIME_VARIABLE] = str(suited)
     with watchdog.waiting("the start of Horovod on all ranks"):
         world = MPI.COMM_WORLD.Dup()
         hvd.init(comm=world, process_sets=list(sets.values()))
