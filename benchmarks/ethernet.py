@@ -1,6 +1,7 @@
 """Methods over Ethernet: two nodes with a link of 1 Gbit/s, against the same ranks without communication.
 
-python benchmarks/ethernet.py [--ranks-a-node N] [--cycles N] [MODEL ...]
+python benchmarks/ethernet.py [--ranks-a-node N] [--cycles N] [--method NAME] [--clock CLOCK] [--batch N]
+    [MODEL ...]
 
 Needs root: the nodes are network namespaces (tests/cluster).
 """
@@ -8,18 +9,24 @@ Needs root: the nodes are network namespaces (tests/cluster).
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
+import platform
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from common import Spread, environment_lines
+from ranks import seen_to_end
 from throughput import make_model
+from turns import Job, Start, connected, stopped_job
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "cluster"))
@@ -28,233 +35,291 @@ GBITS_PER_S = 1
 #: name: (input shape, images a rank and iteration)
 MODELS = {"mlp-11M": ((1, 28, 28), 128), "resnet20": ((3, 28, 28), 32)}
 RANKS_A_NODE = (1, 2)
-STALL_S, LIMIT_S = 120, 1500
+WARM_UP = 8
+#: The jobs take turns of so many seconds.
+SLICE_S = 0.25
+STALL_S, END_S = 120, 60
 
-NONE = "no communication"
-#: (name, algorithm, clocks, options, iterations at a time)
-METHODS: tuple[tuple[str, str, tuple[str, ...], dict[str, int], int], ...] = (
-    ("allreduce", "allreduce", ("step",), {}, 8),
-    ("lsgd, τ_G 4", "lsgd", ("step", "shared"), {"local_period": 4, "global_period": 4}, 16),
-    ("lsgd, τ_G 16", "lsgd", ("step", "shared"), {"local_period": 16, "global_period": 16}, 32),
-    ("pr-sgd, τ 16", "pr-sgd", ("step", "shared"), {"local_period": 16}, 32),
-    ("easgd, τ 16", "easgd", ("step", "shared"), {"local_period": 16}, 32),
-    ("downpour, τ 16", "downpour", ("step", "shared"), {"local_period": 16}, 32),
-    ("lsgd, τ 64, τ_G 128", "lsgd", ("step", "shared"), {"local_period": 64, "global_period": 128}, 128),
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the table, and how many ``iterations`` are measured at a time: whole periods."""
+
+    name: str
+    algorithm: str
+    iterations: int
+    local_period: int = 1
+    global_period: int | None = None
+    clocks: tuple[str, ...] = ("step", "shared")
+
+    @property
+    def period(self) -> int:
+        """Iterations from one exchange of all ranks to the next."""
+        return self.global_period or self.local_period
+
+    @property
+    def options(self) -> dict[str, int]:
+        """For `lsgd_mpi.DistributedOptimizer`."""
+        if self.algorithm == "allreduce":
+            return {}
+        outer = {} if self.global_period is None else {"global_period": self.global_period}
+        return {"local_period": self.local_period, **outer}
+
+
+METHODS = (
+    Method("allreduce", "allreduce", 8, clocks=("step",)),
+    Method("lsgd, τ_G 4", "lsgd", 16, local_period=4, global_period=4),
+    Method("lsgd, τ_G 16", "lsgd", 32, local_period=16, global_period=16),
+    Method("pr-sgd, τ 16", "pr-sgd", 32, local_period=16),
+    Method("easgd, τ 16", "easgd", 32, local_period=16),
+    Method("downpour, τ 16", "downpour", 32, local_period=16),
+    Method("lsgd, τ 64, τ_G 128", "lsgd", 128, local_period=64, global_period=128),
 )
-#: Of the last method on the larger model.
-TARGET = 0.97
+#: (model, method, clock): the share of the rate without communication that it has to reach
+TARGETS = {("mlp-11M", METHODS[-1].name, "step"): 0.97}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the ranks of a job did in a turn: arrays of one number a rank."""
+
+    steps: np.ndarray[Any, Any]
+    spent_s: np.ndarray[Any, Any]
+    comm_s: np.ndarray[Any, Any]
+    wait_s: np.ndarray[Any, Any]
+
+    @classmethod
+    def of(cls, ranks: list[tuple[int, float, float, float]]) -> Measured:
+        """From what each rank sent."""
+        return cls(*np.array(ranks, dtype=np.float64).T)
+
+    @property
+    def steps_per_s(self) -> float:
+        """The sum of the ranks' own rates."""
+        return float((self.steps / self.spent_s).sum())
 
 
 def main() -> None:
     if sys.argv[1:2] == ["worker"]:
-        worker(sys.argv[2], int(sys.argv[3]))
+        worker(Path(sys.argv[2]), *sys.argv[3:])
         return
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="*", default=[*MODELS])
     parser.add_argument("--ranks-a-node", type=int, choices=RANKS_A_NODE, action="append")
-    parser.add_argument("--cycles", type=int, default=2)
+    parser.add_argument("--cycles", type=int, default=3)
+    parser.add_argument("--method", choices=[method.name for method in METHODS], action="append")
+    parser.add_argument("--clock", choices=("step", "shared"))
+    parser.add_argument("--batch", type=int, help="images a rank and iteration, in place of the model's")
     asked = parser.parse_args()
     lines = [
         f"# Over Ethernet of {GBITS_PER_S} Gbit/s",
         "",
         *environment_lines(("torch", "mpi4py", "horovod")),
-        "- two nodes: network namespaces of this machine, which share its cores, joined by a link of",
+        "- two nodes: network namespaces with half of this machine's cores each, joined by a link of",
         f"  {GBITS_PER_S} Gbit/s each way (tc's token buckets, as in tests/cluster); 1 thread a rank",
-        f"- all methods in one job, in turns ({asked.cycles} of them), and without communication before and",
-        "  after each of them; one group a node",
-        "- images/s: the sum of the ranks' own rates; share: of the rate without communication around it,",
-        "  and its range over the turns",
+        f"- each method's job and one without communication in slices of {SLICE_S:g} s, the other one",
+        "  stopped meanwhile, its clock too; what is in the kernel's buffers goes on over the link; one",
+        "  group a node",
+        "- images/s: the sum of the ranks' own rates, times the share; share: of the rate without",
+        f"  communication in the slices between, the median and the range of {asked.cycles} turns",
         "- transfer, waiting: seconds of all ranks in them, as a share of the time; a round: ms of a rank in",
         "  transfers, in each period τ_G or τ (with the local rounds in it), the mean; of `allreduce` with",
-        "  its waiting; predicted: by the model of `lsgd-mpi cost` with its defaults",
-        "- not measured: real network cards and switches; nodes with cores of their own",
+        "  its waiting, on the shared clock with the count; predicted: by the model of `lsgd-mpi cost`",
+        "- not measured: real network cards and switches; nodes with a core to spare for Horovod's threads",
         "",
     ]
     print("\n".join(lines), flush=True)
+    rows = [
+        (method, clock)
+        for method in METHODS
+        if asked.method is None or method.name in asked.method
+        for clock in method.clocks
+        if asked.clock in (None, clock)
+    ]
     for model in asked.models:
         for a_node in asked.ranks_a_node or RANKS_A_NODE:
-            print(table(model, a_node, asked.cycles), flush=True)
+            print_table(model, asked.batch or MODELS[model][1], a_node, rows, asked.cycles)
 
 
-def table(model: str, a_node: int, cycles: int) -> str:
-    """The measurements on so many ranks a node, as a Markdown table under a heading."""
-    told = on_two_nodes(model, a_node, cycles)
-    batch = MODELS[model][1]
-    heading = f"{model}, {told['parameters']:,} parameters, batch {batch}, 2 nodes with {a_node} rank(s) each"
-    lines = [
-        f"## {heading}",
-        "",
-        "| method | clock | images/s | share | range | target | transfer | waiting | a round, ms "
-        "| predicted |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    alone = Spread.of([rate for turns in told["alone"] for rate in turns]).median
-    lines.append(f"| {NONE} | | {alone:,.0f} | 1 | | | | | | |")
-    for entry in told["methods"]:
-        shares = Spread.of(entry["shares"])
-        is_aimed = (model, entry["name"], entry["clock"]) == ("mlp-11M", METHODS[-1][0], "step")
-        predicted_s = predicted_round_s(entry, told["parameters"] * 4, a_node)
-        lines.append(
-            f"| {entry['name']} | {entry['clock']} | {shares.median * alone:,.0f} | {shares.median:.3f} "
-            f"| {shares.minimum:.3f} to {shares.maximum:.3f} | {TARGET if is_aimed else ''} "
-            f"| {entry['transfer']:.1%} | {entry['waiting']:.1%} | {entry['round_ms']:.1f} "
-            f"| {'' if predicted_s is None else f'{1e3 * predicted_s:.1f}'} |"
-        )
-    return "\n".join([*lines, ""])
-
-
-def predicted_round_s(entry: dict[str, Any], nbytes: int, a_node: int) -> float | None:
-    """What `lsgd-mpi cost` takes for the transfers of a global period; None for what it has no number of."""
-    from dataclasses import replace
-
-    from lsgd_mpi.algorithms import find_algorithm
-    from lsgd_mpi.cost import Cluster, average_s, pull_s
-
-    pattern = find_algorithm(entry["algorithm"], entry["clock"]).pattern
-    # On the shared clock the seconds of the count are in the transfers, and with gradients waiting is.
-    if entry["clock"] != "step" or pattern == "gradients":
-        return None
-    cluster = Cluster(nodes=2, ranks=a_node, gbit_per_s=GBITS_PER_S)
-    if pattern == "average":
-        return average_s(cluster, nbytes)
-    local_rounds = entry["global_period"] / entry["local_period"] if a_node > 1 else 0
-    return pull_s(cluster, nbytes) + local_rounds * pull_s(replace(cluster, nodes=1), nbytes)
-
-
-def on_two_nodes(model: str, a_node: int, cycles: int) -> Any:
-    """What rank 0 of a job on two nodes printed, as JSON."""
+def print_table(model: str, batch: int, a_node: int, rows: list[tuple[Method, str]], cycles: int) -> None:
+    """Measure on so many ranks a node, and print a Markdown table under a heading."""
     import testbed
 
     reason = testbed.why_not()
     if reason:
         raise SystemExit(f"no nodes can be made: {reason}")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with tempfile.TemporaryDirectory() as folder, testbed.cluster(folder, rate=f"{GBITS_PER_S}gbit") as nodes:
-        where = ",".join(f"{name}:{a_node}" for name in nodes.names)
-        launch = [sys.executable, "-m", "lsgd_mpi", "launch", "--hosts", where, "--interface", nodes.subnet]
-        # launch cannot know that these hosts share their cores.
-        launch += ["--launcher-option", "--mca mpi_yield_when_idle 1"]
-        program = ["python", Path(__file__).resolve(), "worker", model, cycles]
-        done = subprocess.run(
-            nodes.words(nodes.names[0], [*launch, "--ssh-agent", nodes.agent, "--", *program]),
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=LIMIT_S,
-            check=True,
-        )
-    return json.loads(done.stdout.splitlines()[-1])
+    parameters = sum(each.numel() for each in make_model(model, MODELS[model][0]).parameters())
+    print(f"## {model}, {parameters:,} parameters, batch {batch}, 2 nodes with {a_node} rank(s) each\n")
+    columns = "method", "clock", "images/s", "share", "range", "target", "transfer", "waiting"
+    print(f"| {' | '.join([*columns, 'a round, ms', 'predicted'])} |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|", flush=True)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        nodes = stack.enter_context(testbed.cluster(folder, rate=f"{GBITS_PER_S}gbit"))
+        alone = stack.enter_context(started(nodes, a_node, model, batch))
+        rates_alone = []
+        for method, clock in rows:
+            with started(nodes, a_node, model, batch, METHODS.index(method), clock) as job:
+                turns = [one_turn(job, alone) for _ in range(cycles)]
+            beside = [without.steps_per_s * batch for _, without in turns]
+            rates_alone += beside
+            shares = Spread.of([own.steps_per_s / without.steps_per_s for own, without in turns])
+            spent_s, comm_s, wait_s, steps = (
+                sum(getattr(own, what).sum() for own, _ in turns)
+                for what in ("spent_s", "comm_s", "wait_s", "steps")
+            )
+            predicted_s = predicted_round_s(method, clock, 4 * parameters, a_node)
+            print(
+                f"| {method.name} | {clock} | {shares.median * Spread.of(beside).median:,.0f} "
+                f"| {shares.median:.3f} | {shares.minimum:.3f} to {shares.maximum:.3f} "
+                f"| {TARGETS.get((model, method.name, clock), '')} "
+                f"| {comm_s / spent_s:.1%} | {wait_s / spent_s:.1%} "
+                f"| {1e3 * comm_s * method.period / steps:.1f} "
+                f"| {'' if predicted_s is None else f'{1e3 * predicted_s:.1f}'} |",
+                flush=True,
+            )
+    alone_rate = Spread.of(rates_alone)
+    print(
+        f"\nWithout communication {alone_rate.median:,.0f} images/s "
+        f"({alone_rate.minimum:,.0f} to {alone_rate.maximum:,.0f}).\n",
+        flush=True,
+    )
+
+
+def predicted_round_s(method: Method, clock: str, nbytes: int, a_node: int) -> float | None:
+    """What `lsgd-mpi cost` takes for the transfers of a global period; None for what it has no number of."""
+    from lsgd_mpi.algorithms import find_algorithm
+    from lsgd_mpi.cost import Cluster, average_s, pull_s
+    from lsgd_mpi.cycle import RARELY_MS
+
+    pattern = find_algorithm(method.algorithm, clock).pattern
+    if clock != "step" or pattern == "gradients":
+        return None
+    cluster = Cluster(nodes=2, ranks=a_node, gbit_per_s=GBITS_PER_S, cycle_s=RARELY_MS / 1e3)
+    if pattern == "average":
+        return average_s(cluster, nbytes)
+    local_rounds = method.period / method.local_period if a_node > 1 else 0
+    return pull_s(cluster, nbytes) + local_rounds * pull_s(replace(cluster, nodes=1), nbytes)
+
+
+@contextmanager
+def started(nodes: Any, a_node: int, *arguments: object) -> Iterator[Job]:
+    """The ranks of a job on the two nodes, warm and stopped."""
+    launch = [sys.executable, "-m", "lsgd_mpi", "launch", "--interface", nodes.subnet]
+    launch += ["--hosts", ",".join(f"{name}:{a_node}" for name in nodes.names)]
+    # launch cannot know that these hosts share their cores.
+    launch += ["--launcher-option", "--mca mpi_yield_when_idle 1"]
+    launch += ["--ssh-agent", str(nodes.agent), "--"]
+    with tempfile.TemporaryDirectory() as folder:
+        program = ["python", str(Path(__file__).resolve()), "worker", folder, *map(str, arguments)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        start: Start = seen_to_end(nodes.words(nodes.names[0], [*launch, *program]), environment, END_S)
+        with stopped_job(Path(folder), len(nodes.names) * a_node, start) as job:
+            yield job
+
+
+def one_turn(job: Job, alone: Job) -> tuple[Measured, Measured]:
+    """The iterations that a method is measured with, and what the job without communication did between."""
+    so_far(alone)
+    for connection in job.connections:
+        connection.send("go")
+    left = list(job.connections)
+    while left:
+        with job.turn():
+            until = time.monotonic() + SLICE_S
+            while left and (remains := until - time.monotonic()) > 0:
+                ready = wait(left, remains)
+                left = [connection for connection in left if connection not in ready]
+        with alone.turn():
+            time.sleep(SLICE_S)
+    return Measured.of([connection.recv() for connection in job.connections]), so_far(alone)
+
+
+def so_far(alone: Job) -> Measured:
+    """What the job without communication has done since this was asked last."""
+    with alone.turn():
+        for connection in alone.connections:
+            connection.send("so far")
+        return Measured.of([connection.recv() for connection in alone.connections])
 
 
 class Training:
-    """One method on a model and a batch of this rank."""
+    """One rank's, of a model on a batch that stays the same."""
 
-    def __init__(self, model: str, algorithm: str | None, clock: str, options: dict[str, int]) -> None:
-        import lsgd_mpi
-
-        shape, batch = MODELS[model]
+    def __init__(self, model: str, batch: int) -> None:
+        shape, _ = MODELS[model]
+        torch.set_num_threads(1)
         torch.manual_seed(1)
         self.model = make_model(model, shape)
         self.images, self.labels = torch.randn(batch, *shape), torch.randint(10, (batch,))
         self.optimizer: Any = torch.optim.SGD(self.model.parameters(), lr=1e-3)
-        self.algorithm = algorithm
-        self.periods = {"global_period": options.get("local_period", 1), **options}
-        if algorithm is not None:
-            self.optimizer = lsgd_mpi.DistributedOptimizer(
-                self.optimizer, self.model, algorithm, clock=clock, **options
-            )
-        self.made = 0
 
-    def run(self, iterations: int) -> dict[str, float]:
-        """So many iterations, on the shared clock of the average rank; what they took this rank."""
-        traffic = None if self.algorithm is None else self.optimizer.traffic
-        before = None if traffic is None else (traffic.comm_s, traffic.wait_s)
-        if self.algorithm is not None:
-            self.made += iterations
-            self.optimizer.clock.meetings.at("end", self.made)
-        begun, steps = time.perf_counter(), 0
+    def step(self) -> None:
+        """One iteration."""
+        self.optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(self.model(self.images), self.labels)
+        loss.backward()
+        self.optimizer.step(loss) if hasattr(self.optimizer, "traffic") else self.optimizer.step()
+
+
+def worker(folder: Path, model: str, batch: str, number: str | None = None, clock: str = "step") -> None:
+    """One rank of a job: of a method, or without communication."""
+    # Each node has a part of the cores to itself. The names of the nodes end with their numbers.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[int(platform.node()[-1]) % 2 :: 2] or cores)
+    training = Training(model, int(batch))
+    if number is None:
+        train_alone(folder, training)
+    else:
+        train(folder, training, METHODS[int(number)], clock)
+
+
+def train_alone(folder: Path, training: Training) -> None:
+    """Iterations without end; says how many, and in what time, when it is asked."""
+    from mpi4py import MPI
+
+    for _ in range(WARM_UP):
+        training.step()
+    with connected(folder, MPI.COMM_WORLD.rank) as driver:
+        steps, begun, ended = 0, time.perf_counter(), time.perf_counter()
         while True:
-            self.optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(self.model(self.images), self.labels)
-            loss.backward()
-            steps += 1
-            if self.algorithm is None:
-                self.optimizer.step()
-                if steps == iterations:
-                    break
-            else:
-                self.optimizer.step(loss)
-                if "end" in self.optimizer.clock.due:
-                    break
-        spent_s = time.perf_counter() - begun
-        told = {"images_per_s": steps * len(self.images) / spent_s, "spent_s": spent_s, "steps": steps}
-        if traffic is None or before is None:
-            return {**told, "comm_s": 0.0, "wait_s": 0.0}
-        comm_s, wait_s = before
-        return {**told, "comm_s": traffic.comm_s - comm_s, "wait_s": traffic.wait_s - wait_s}
+            while driver.poll():
+                if driver.recv() is None:
+                    return
+                driver.send((steps, ended - begun, 0.0, 0.0))
+                steps, begun = 0, ended
+            training.step()
+            steps, ended = steps + 1, time.perf_counter()
 
 
-def worker(model: str, cycles: int) -> None:
-    """All methods in turns; rank 0 prints what came out."""
+def train(folder: Path, training: Training, method: Method, clock: str) -> None:
+    """So many iterations whenever it is asked, on the shared clock of the average rank."""
     import lsgd_mpi
-    from lsgd_mpi import runtime
 
-    torch.set_num_threads(1)
-    lsgd_mpi.init("node", stall_timeout_s=STALL_S)
-    communicator = runtime.communicator()
-    alone = Training(model, None, "step", {})
-    trainings = [
-        (name, clock, Training(model, algorithm, clock, options), iterations)
-        for name, algorithm, clocks, options, iterations in METHODS
-        for clock in clocks
-    ]
+    lsgd_mpi.init("node", stall_timeout_s=STALL_S, one_sided=clock != "step")
+    training.optimizer = optimizer = lsgd_mpi.DistributedOptimizer(
+        training.optimizer, training.model, method.algorithm, clock=clock, **method.options
+    )
+    made = 0
 
-    def everyone(training: Training, iterations: int) -> list[dict[str, float]]:
-        communicator.barrier()
-        return communicator.gather(training.run(iterations))
+    def run(iterations: int) -> tuple[int, float, float, float]:
+        nonlocal made
+        made += iterations
+        optimizer.clock.meetings.at("end", made)
+        comm_s, wait_s = optimizer.traffic.comm_s, optimizer.traffic.wait_s
+        steps, begun = 0, time.perf_counter()
+        while "end" not in optimizer.clock.due or steps == 0:
+            training.step()
+            steps += 1
+        spent_s = time.perf_counter() - begun
+        return steps, spent_s, optimizer.traffic.comm_s - comm_s, optimizer.traffic.wait_s - wait_s
 
     # Connections, caches and Horovod's memory of names.
-    alone.run(2)
-    for *_, training, iterations in trainings:
-        everyone(training, min(iterations, 16))
-    rates_alone: list[list[float]] = []
-    found: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "algorithm": training.algorithm,
-            "clock": clock,
-            **training.periods,
-            "shares": [],
-            "ranks": [],
-        }
-        for name, clock, training, _ in trainings
-    ]
-    for _ in range(cycles):
-        rates_alone.append([])
-        for entry, (_, _, training, iterations) in zip(found, trainings, strict=True):
-            # Before and after, since the cores' speed drifts.
-            around = [total(everyone(alone, 8))]
-            ranks = everyone(training, iterations)
-            around.append(total(everyone(alone, 8)))
-            entry["shares"].append(total(ranks) / (sum(around) / 2))
-            entry["ranks"] += ranks
-            rates_alone[-1] += around
-    for entry in found:
-        ranks = entry.pop("ranks")
-        spent_s = sum(each["spent_s"] for each in ranks)
-        comm_s = sum(each["comm_s"] for each in ranks)
-        entry["transfer"] = comm_s / spent_s
-        entry["waiting"] = sum(each["wait_s"] for each in ranks) / spent_s
-        entry["round_ms"] = 1e3 * comm_s * entry["global_period"] / sum(each["steps"] for each in ranks)
-    if lsgd_mpi.rank() == 0:
-        parameters = sum(each.numel() for each in alone.model.parameters())
-        print(json.dumps({"parameters": parameters, "alone": rates_alone, "methods": found}), flush=True)
+    run(max(WARM_UP, method.period))
+    with connected(folder, lsgd_mpi.rank()) as driver:
+        while driver.recv() is not None:
+            driver.send(run(method.iterations))
     lsgd_mpi.shutdown()
-
-
-def total(ranks: list[dict[str, float]]) -> float:
-    return sum(each["images_per_s"] for each in ranks)
 
 
 if __name__ == "__main__":

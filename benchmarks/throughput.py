@@ -22,7 +22,7 @@ SLICES, STEPS = 6, METHOD["global_period"]
 
 def main() -> None:
     if len(sys.argv) > 1:
-        worker(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        worker(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
         return
     lines = ["# Throughput against no communication", "", *environment_lines(("torch", "mpi4py", "horovod"))]
     lines += [
@@ -70,7 +70,7 @@ def make_model(name: str, shape: tuple[int, int, int]) -> torch.nn.Module:
     return build(name, channels=shape[0], height=shape[1], width=shape[2], classes=10)
 
 
-def worker(kind: str, name: str, group: int, port: int) -> None:
+def worker(kind: str, name: str, group: int, folder: str) -> None:
     """Train one rank, `STEPS` iterations in each turn."""
     from mpi4py import MPI
 
@@ -104,7 +104,7 @@ def worker(kind: str, name: str, group: int, port: int) -> None:
             step()
         return [end - begin for begin, end in zip(start, clocks(), strict=True)]
 
-    work_in_turns(MPI.COMM_WORLD.rank, port, slice_of_work)
+    work_in_turns(MPI.COMM_WORLD.rank, folder, slice_of_work)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,9 @@ class TestCommand:
         assert main([*self.WORDS, "--nodes", "2", "--ranks-per-node", "1", "--jitter", "0"]) == 0
         out = capsys.readouterr().out
         training = Training(44e6, 0.1, 0.0)
-        share = predict("pull", Cluster(2, 1, 1.0, cycle_s=0.02), training, period=64, global_period=128).share
+        share = predict(
+            "pull", Cluster(2, 1, 1.0, cycle_s=0.02), training, period=64, global_period=128
+        ).share
         assert f"share of the rate without communication: {share:.3f}" in out
 
     @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ def measure(leader, method="lsgd", **options):
     # What the barrier itself sends is not of the rounds.
     time.sleep(0.1)
     before = sent_bytes()
+    # Nobody begins before all have looked.
+    communicator.barrier()
     for _ in range(ROUNDS):
         optimizer.step(0.0 if lsgd_mpi.rank() == leader else 1.0)
     communicator.barrier()

@@ -118,7 +118,8 @@ def test_a_link_that_is_cut_ends_the_job_with_7_and_leaves_nobody(hosts, launche
     assert process.returncode == 7, errors
     # 10 s until they notice, 2 to say so, and 10 that Open MPI gets to end by itself.
     assert 9 < time.monotonic() - cut_at < 50
-    assert processes_after(launched.job, 10.0) == {}
+    # The other host may have begun to wait later.
+    assert processes_after(launched.job, 25.0) == {}
     # Nobody on the other host can be heard any more, but all have written down what they waited for.
     assert "lsgd-mpi: world rank 0: waited 10 s in " in errors
     for rank in range(4):
