@@ -207,8 +207,6 @@ def started(nodes: Any, a_node: int, *arguments: object) -> Iterator[Job]:
     """The ranks of a job on the two nodes, warm and stopped."""
     launch = [sys.executable, "-m", "lsgd_mpi", "launch", "--interface", nodes.subnet]
     launch += ["--hosts", ",".join(f"{name}:{a_node}" for name in nodes.names)]
-    # launch cannot know that these hosts share their cores.
-    launch += ["--launcher-option", "--mca mpi_yield_when_idle 1"]
     launch += ["--ssh-agent", str(nodes.agent), "--"]
     with tempfile.TemporaryDirectory() as folder:
         program = ["python", str(Path(__file__).resolve()), "worker", folder, *map(str, arguments)]

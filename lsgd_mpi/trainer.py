@@ -10,6 +10,7 @@ import logging
 import math
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -26,7 +27,7 @@ from lsgd_mpi.data import BatchLoader
 from lsgd_mpi.errors import NumericalError, UsageError
 from lsgd_mpi.evaluate import Evaluation, evaluate, recalibrated
 from lsgd_mpi.leaders import Round
-from lsgd_mpi.meter import Meter
+from lsgd_mpi.meter import Meter, Reading
 from lsgd_mpi.optimizer import DistributedOptimizer
 from lsgd_mpi.progress import Progress
 from lsgd_mpi.records import (
@@ -93,6 +94,10 @@ class Trainer:
                 gamma=options.lr_decay or DEFAULT_LR_DECAY,
             )
         self._written_rounds = 0
+        #: Rows of the rank's table whose loss is still on its way from the device.
+        self._rows: deque[tuple[Reading, dict[str, float]]] = deque()
+        #: That of the last row.
+        self._loss: float | None = None
 
     def run(self) -> None:
         """Train until the budget is spent; evaluate on the way and at the end."""
@@ -125,10 +130,11 @@ class Trainer:
                 self.optimizer.finish()
             self._write_rounds(before)
             if batch is not None and clock.step % options.log_every == 0:
-                self._write_row(since_row)
+                self._begin_row(since_row)
                 since_row = Meter()
+            self._write_rows(wait=over)
             if progress.reached(clock.position):
-                progress.show(since_evaluation.loss if since_evaluation.steps else None)
+                progress.show(self._loss)
             if over or _EVALUATION in clock.due:
                 self._evaluate(since_evaluation)
                 since_evaluation = Meter()
@@ -206,17 +212,17 @@ class Trainer:
             f"test error {result.error_pct:.2f} %"
         )
 
-    def _write_row(self, meter: Meter) -> None:
-        self._records.step(
-            step=self.optimizer.clock.step,
-            elapsed_s=self._elapsed_s(),
-            loss=meter.loss,
-            error_pct=meter.error_pct,
-            data_s=meter.data_s,
-            compute_s=meter.compute_s,
-            comm_s=meter.comm_s,
-            wait_s=meter.wait_s,
-        )
+    def _begin_row(self, meter: Meter) -> None:
+        times = {name: getattr(meter, name) for name in ("data_s", "compute_s", "comm_s", "wait_s")}
+        row = {"step": self.optimizer.clock.step, "elapsed_s": self._elapsed_s(), **times}
+        self._rows.append((Reading(meter), row))
+
+    def _write_rows(self, wait: bool) -> None:
+        """Those whose loss has come; all, if this may ``wait`` for the device."""
+        while self._rows and (wait or self._rows[0][0].is_here):
+            reading, row = self._rows.popleft()
+            self._loss = reading.loss
+            self._records.step(loss=reading.loss, error_pct=reading.error_pct, **row)
 
     def _write_rounds(self, before: comm.Traffic) -> None:
         clock, traffic = self.optimizer.clock, self._communicator.traffic

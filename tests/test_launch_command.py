@@ -48,7 +48,7 @@ def test_on_other_hosts_mpirun_is_told_where_and_what_to_take_along():
     )
     assert line == (
         "/mpi/bin/mpirun -np 8 --host node1:4,node2:4 --bind-to none --map-by node "
-        "--mca btl_tcp_if_include 10.0.0.0/24 --prtemca prte_if_include 10.0.0.0/24 "
+        f"{YIELD} --mca btl_tcp_if_include 10.0.0.0/24 --prtemca prte_if_include 10.0.0.0/24 "
         "--prtemca plm_ssh_agent agent -x PATH -x HOROVOD_CYCLE_TIME python -m lsgd_mpi train"
     )
 

@@ -7,7 +7,7 @@ import torch
 
 from lsgd_mpi import progress
 from lsgd_mpi.comm import Traffic
-from lsgd_mpi.meter import Meter
+from lsgd_mpi.meter import Meter, Reading
 from lsgd_mpi.progress import ConsoleHandler, Progress
 
 
@@ -32,7 +32,10 @@ class TestMeter:
         meter.add(torch.tensor(5.0), torch.tensor([right]), torch.tensor([1]))
         assert (meter.steps, meter.images) == (2, 3)
         assert meter.loss == 3.5
-        assert meter.error_pct == pytest.approx(100 / 3)
+        reading = Reading(meter)
+        meter.add(torch.tensor(9.0), torch.tensor([right]), torch.tensor([0]))
+        assert reading.is_here
+        assert (reading.loss, reading.error_pct) == (3.5, pytest.approx(100 / 3))
 
     def test_remembers_no_graph(self):
         weight = torch.ones(1, requires_grad=True)
