@@ -161,8 +161,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
         for finished in self._algorithm.after_update(loss):
             self._rounds.append(finished)
             if finished.scope == "local":
-                self._communicator.report_round(finished)
-        self._rounds.extend(self._communicator.reported_rounds())
+                self._communicator.reports.send(finished)
+        self._rounds.extend(self._communicator.reports.arrived())
 
     @property
     def trains(self) -> bool:

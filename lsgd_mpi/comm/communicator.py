@@ -1,4 +1,4 @@
-"""The collectives that algorithms use: elections, broadcasts, averages, and the reports of leaders.
+"""The collectives that algorithms use: elections, broadcasts, averages.
 
 Every rank creates every communicator and process set in the same order; `Communicator.close` frees them.
 """
@@ -20,6 +20,7 @@ import torch
 from lsgd_mpi.comm.center import Center, Visit
 from lsgd_mpi.comm.libraries import MPI, HorovodInternalError, hvd
 from lsgd_mpi.comm.mailbox import Mailbox
+from lsgd_mpi.comm.reports import RoundReports
 from lsgd_mpi.comm.route import Ranks, route
 from lsgd_mpi.comm.staging import Staging, gpu_of, why_staged
 from lsgd_mpi.comm.waiting import wait_until
@@ -41,8 +42,6 @@ ELECTION_BYTES = 16
 _AVERAGED_AT_A_TIME = 4_000_000
 
 _PAIR = np.dtype([("loss", np.float64), ("world_rank", np.int32)], align=True)
-_ROUND_TAG = 1
-_END_TAG = 2
 
 
 @dataclass
@@ -93,12 +92,12 @@ class Communicator:
             # its first, speaks for whoever leads the group in the election among leaders.
             self._speaks = self._group.Get_rank() == 0
             self._leaders = world.Split(0 if self._speaks else MPI.UNDEFINED, key=self.world_rank)
-            self._reports = world.Dup()
+            #: Of local rounds, for world rank 0.
+            self.reports = RoundReports(world, [members[0] for members in topology.groups])
             self._letters = world.Dup()
         self._made_mailboxes = 0
         self._mailboxes: list[Mailbox] = []
         self._centers: weakref.WeakSet[Center] = weakref.WeakSet()
-        self._pending_reports: list[Any] = []
         self._windows: list[Window] = []
         everyone = tuple(range(topology.world_size))
         self._scopes: dict[Scope, Ranks] = {"global": everyone, "local": topology.groups[self.group]}
@@ -332,46 +331,10 @@ class Communicator:
         with self.guarded("a gathering of small values"):
             return self._world.allgather(value)
 
-    def report_round(self, finished: Round) -> None:
-        """Send a local round to world rank 0 without waiting, if this rank speaks for its group.
-
-        Not collective. Rank 0 takes the messages with `reported_rounds`.
-        """
-        if self._speaks and self.world_rank != 0:
-            self._pending_reports.append(self._reports.isend(finished, dest=0, tag=_ROUND_TAG))
-            self._pending_reports = [request for request in self._pending_reports if not request.Test()]
-
-    def reported_rounds(self) -> list[Round]:
-        """The other groups' rounds that have arrived on world rank 0; elsewhere none. Does not wait."""
-        rounds = []
-        while self.world_rank == 0 and self._reports.iprobe(source=MPI.ANY_SOURCE, tag=_ROUND_TAG):
-            rounds.append(self._reports.recv(source=MPI.ANY_SOURCE, tag=_ROUND_TAG))
-        return rounds
-
     def remaining_rounds(self) -> list[Round]:
         """All reports that were sent before this call anywhere: collective over the world."""
         with self._timed("wait_s", 0, "the last rounds of the other groups"):
-            return self._remaining_rounds()
-
-    def _remaining_rounds(self) -> list[Round]:
-        # A speaker's messages arrive in order, so an end marker says that it has no more. It has a tag of its
-        # own: a slower rank 0 still asks for reported_rounds when it arrives, and must leave it there.
-        if self.world_rank != 0:
-            if self._speaks:
-                self._reports.send(None, dest=0, tag=_END_TAG)
-                MPI.Request.waitall(self._pending_reports)
-                self._pending_reports = []
-            return []
-        rounds = []
-        for speaker in (members[0] for members in self.topology.groups if members[0] != 0):
-            while (message := self._next_report(speaker)) is not None:
-                rounds.append(message)
-        return rounds
-
-    def _next_report(self, speaker: int) -> Round | None:
-        wait_until(lambda: self._reports.iprobe(source=speaker))
-        report: Round | None = self._reports.recv(source=speaker)
-        return report
+            return self.reports.rest()
 
     def close(self) -> None:
         """Stop Horovod and free the communicators. Collective over the world."""
@@ -382,7 +345,8 @@ class Communicator:
         self._watchdog.stop()
         for window in self._windows:
             window.close()
-        for communicator in (self._letters, self._reports, self._leaders, self._group, self._world):
+        self.reports.close()
+        for communicator in (self._letters, self._leaders, self._group, self._world):
             if communicator != MPI.COMM_NULL:
                 communicator.Free()
 
