@@ -32,10 +32,10 @@ def hosts(tmp_path_factory):
 
 @pytest.fixture
 def launched(hosts):
-    """Starts ``lsgd-mpi launch`` on the first host, for ranks on both, and ends what is left of it."""
+    """Starts ``lsgd-mpi launch`` on the first host, for ranks on all, and ends what is left of it."""
     job, processes = uuid.uuid4().hex, []
 
-    def launch(slots, *words):
+    def launch(slots, *words, hosts=hosts):
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("SLURM_")},
             "PYTHONPATH": str(ROOT),
@@ -99,6 +99,20 @@ def test_only_the_expected_bytes_cross_the_link(hosts, launched, slots, map_by):
     assert visits < result["visits"]["sent"][first] < 1.1 * visits
     assert 1.9 * visits < result["visits"]["sent"][second] < 2.2 * visits
     assert processes_after(launched.job, 2.0) == {}
+
+
+def test_among_three_nodes_each_receives_a_global_pull_once(launched, tmp_path):
+    with testbed.cluster(tmp_path, hosts=3) as three:
+        process = launched((2, 1, 1), "--", "python", HERE / "job_bytes.py", hosts=three)
+        printed, errors = process.communicate(timeout=150)
+    assert process.returncode == 0, errors
+    result = json.loads(printed.splitlines()[-1])
+    assert len(result["global"]) == 4
+    for measured in result["global"]:
+        assert measured["stands"] == [measured["leader"]] * 4
+        # Who passes it on to whom is MPI's choice.
+        payload = 2 * ROUNDS * PARAMETERS_BYTES
+        assert payload < sum(measured["sent"].values()) < 1.05 * payload
 
 
 def test_a_link_that_is_cut_ends_the_job_with_7_and_leaves_nobody(hosts, launched, tmp_path):
