@@ -4,8 +4,10 @@ Each has a name, an address and a network interface of its own; files, cores and
 Needs root, and iproute2's ``ip`` and ``tc``.
 """
 
+import itertools
 import os
 import shutil
+import string
 import subprocess
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ from pathlib import Path
 
 #: What a limited link lets through at once, and how long a packet may wait for it.
 _BURST, _LATENCY = "256kb", "100ms"
+
+#: Of the clusters that this process has made.
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,10 @@ def why_not():
 def cluster(folder, hosts=2, rate="1gbit"):
     """Make hosts, and take them away in the end; ``folder`` is for the files that they need."""
     # Interfaces' names have 15 characters at most; process ids 7 digits.
-    stem = f"l{os.getpid()}"
-    names = tuple(f"{stem}n{number}" for number in range(1, hosts + 1))
-    network = f"10.{77 + os.getpid() % 100}.{os.getpid() // 100 % 250}"
+    number = next(_numbers)
+    stem = f"l{os.getpid()}{string.ascii_lowercase[number % 26]}"
+    names = tuple(f"{stem}n{host}" for host in range(1, hosts + 1))
+    network = f"10.{77 + os.getpid() % 100}.{(os.getpid() // 100 + number) % 250}"
     agent = Path(folder) / "agent"
     # As ssh: options, a host, and a command for a shell there.
     agent.write_text(
@@ -75,14 +81,14 @@ def cluster(folder, hosts=2, rate="1gbit"):
         bridge = f"{stem}b"
         make("ip", "link", "add", bridge, "type", "bridge", undo=("ip", "link", "del", bridge))
         _run("ip", "link", "set", bridge, "up")
-        for number, name in enumerate(names, start=1):
+        for host, name in enumerate(names, start=1):
             make("ip", "netns", "add", name, undo=("ip", "netns", "del", name))
             _give_names(stack, name, {f"{network}.{n}": other for n, other in enumerate(names, start=1)})
             _run("ip", "link", "add", f"{name}v", "type", "veth", "peer", "name", "eth0", "netns", name)
             _run("ip", "link", "set", f"{name}v", "master", bridge, "up")
             _run("tc", *_limited(f"{name}v", rate))
             for words in (
-                f"ip addr add {network}.{number}/24 dev eth0",
+                f"ip addr add {network}.{host}/24 dev eth0",
                 "ip link set eth0 up",
                 "ip link set lo up",
                 "tc " + " ".join(_limited("eth0", rate)),
