@@ -2,6 +2,7 @@
 
 python benchmarks/ethernet.py [--ranks-a-node N] [--cycles N] [--method NAME] [--clock CLOCK] [--batch N]
     [MODEL ...]
+python benchmarks/ethernet.py --rounds
 
 Needs root: the nodes are network namespaces (tests/cluster).
 """
@@ -9,6 +10,7 @@ Needs root: the nodes are network namespaces (tests/cluster).
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import sys
@@ -38,6 +40,9 @@ RANKS_A_NODE = (1, 2)
 WARM_UP = 8
 #: The jobs take turns of so many seconds.
 SLICE_S = 0.25
+#: Parameters of the rounds that are measured by themselves, and how many of each.
+SIZES, ROUNDS = (10_895_114, 269_722), 8
+GLOBAL_PULL, LOCAL_PULL, AVERAGE, VISIT = "global pull", "local pull", "average", "visit from the other node"
 STALL_S, END_S = 120, 60
 
 
@@ -103,14 +108,23 @@ def main() -> None:
     if sys.argv[1:2] == ["worker"]:
         worker(Path(sys.argv[2]), *sys.argv[3:])
         return
+    if sys.argv[1:2] == ["rounds"]:
+        measure_rounds(Path(sys.argv[2]), sys.argv[3] == "1")
+        return
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="*", default=[*MODELS])
     parser.add_argument("--ranks-a-node", type=int, choices=RANKS_A_NODE, action="append")
     parser.add_argument("--cycles", type=int, default=3)
     parser.add_argument("--method", choices=[method.name for method in METHODS], action="append")
     parser.add_argument("--clock", choices=("step", "shared"))
+    parser.add_argument(
+        "--rounds", action="store_true", help="rounds by themselves, beside the model of costs"
+    )
     parser.add_argument("--batch", type=int, help="images a rank and iteration, in place of the model's")
     asked = parser.parse_args()
+    if asked.rounds:
+        print_rounds()
+        return
     lines = [
         f"# Over Ethernet of {GBITS_PER_S} Gbit/s",
         "",
@@ -143,19 +157,13 @@ def main() -> None:
 
 def print_table(model: str, batch: int, a_node: int, rows: list[tuple[Method, str]], cycles: int) -> None:
     """Measure on so many ranks a node, and print a Markdown table under a heading."""
-    import testbed
-
-    reason = testbed.why_not()
-    if reason:
-        raise SystemExit(f"no nodes can be made: {reason}")
     parameters = sum(each.numel() for each in make_model(model, MODELS[model][0]).parameters())
     print(f"## {model}, {parameters:,} parameters, batch {batch}, 2 nodes with {a_node} rank(s) each\n")
     columns = "method", "clock", "images/s", "share", "range", "target", "transfer", "waiting"
     print(f"| {' | '.join([*columns, 'a round, ms', 'predicted'])} |")
     print("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|", flush=True)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        nodes = stack.enter_context(testbed.cluster(folder, rate=f"{GBITS_PER_S}gbit"))
+        nodes = stack.enter_context(two_nodes())
         alone = stack.enter_context(started(nodes, a_node, model, batch))
         rates_alone = []
         for method, clock in rows:
@@ -186,32 +194,121 @@ def print_table(model: str, batch: int, a_node: int, rows: list[tuple[Method, st
     )
 
 
+def print_rounds() -> None:
+    """Measure rounds by themselves beside what the model of `lsgd-mpi cost` says, as a Markdown table."""
+    print(
+        "| round | parameters | ranks a node | measured, ms | range | predicted, ms | measured / predicted |"
+    )
+    print("|---|--:|--:|--:|--:|--:|--:|", flush=True)
+    for a_node in RANKS_A_NODE:
+        for one_sided in (False, True):
+            with two_nodes() as nodes, tempfile.TemporaryDirectory() as folder:
+                with seen_to_end(*launched(nodes, a_node, "rounds", folder, int(one_sided)), END_S) as job:
+                    job.communicate(timeout=STALL_S)
+                told = json.loads((Path(folder) / "rounds").read_text())
+            for kind, parameters, times_s in told:
+                measured, predicted = Spread.of(times_s), predicted_s(kind, 4 * parameters, a_node)
+                print(
+                    f"| {kind} | {parameters:,} | {a_node} | {1e3 * measured.median:.1f} "
+                    f"| {1e3 * measured.minimum:.1f} to {1e3 * measured.maximum:.1f} "
+                    f"| {1e3 * predicted:.1f} | {measured.median / predicted:.2f} |",
+                    flush=True,
+                )
+
+
+def measure_rounds(folder: Path, one_sided: bool) -> None:
+    """On a rank: rounds of each kind one after the other, each until the last rank has done it."""
+    import lsgd_mpi
+    from lsgd_mpi import runtime
+
+    own_cores()
+    torch.set_num_threads(1)
+    lsgd_mpi.init("node", stall_timeout_s=STALL_S, one_sided=one_sided)
+    communicator = runtime.communicator()
+    me, size = lsgd_mpi.rank(), lsgd_mpi.size()
+    members = communicator.topology.members_of(me)
+    flat, center = torch.empty(0), None
+
+    def hold(kind: str, number: int) -> None:
+        if kind == GLOBAL_PULL:
+            communicator.broadcast(flat, number % size, "global")
+        elif kind == LOCAL_PULL:
+            communicator.broadcast(flat, members[number % len(members)], "local")
+        elif kind == AVERAGE:
+            communicator.average(flat, "global")
+        elif center is not None and me == size - 1:
+            # The vectors go there and back as they are.
+            center.exchange(lambda *_: None)
+
+    kinds = [VISIT] if one_sided else [GLOBAL_PULL, AVERAGE, *([LOCAL_PULL] if len(members) > 1 else [])]
+    found: list[tuple[str, int, list[float]]] = []
+    for parameters in SIZES:
+        flat = torch.zeros(parameters)
+        center = communicator.center(flat) if one_sided else None
+        for kind in kinds:
+            times = []
+            for number in range(ROUNDS + 1):
+                communicator.barrier()
+                begun = time.perf_counter()
+                hold(kind, number)
+                times.append(max(communicator.gather(time.perf_counter() - begun)))
+            # The first one sets up connections.
+            found.append((kind, parameters, times[1:]))
+    if me == 0:
+        (folder / "rounds").write_text(json.dumps(found))
+    lsgd_mpi.shutdown()
+
+
+def predicted_s(kind: str, nbytes: int, a_node: int) -> float:
+    """What `lsgd-mpi cost` takes for a round by itself."""
+    from lsgd_mpi.cost import Cluster, average_s, pull_s, visit_s
+    from lsgd_mpi.cycle import RARELY_MS
+
+    cluster = Cluster(nodes=2, ranks=a_node, gbit_per_s=GBITS_PER_S, cycle_s=RARELY_MS / 1e3)
+    if kind == LOCAL_PULL:
+        return pull_s(replace(cluster, nodes=1), nbytes)
+    return {GLOBAL_PULL: pull_s, AVERAGE: average_s, VISIT: visit_s}[kind](cluster, nbytes)
+
+
 def predicted_round_s(method: Method, clock: str, nbytes: int, a_node: int) -> float | None:
     """What `lsgd-mpi cost` takes for the transfers of a global period; None for what it has no number of."""
     from lsgd_mpi.algorithms import find_algorithm
-    from lsgd_mpi.cost import Cluster, average_s, pull_s
-    from lsgd_mpi.cycle import RARELY_MS
 
     pattern = find_algorithm(method.algorithm, clock).pattern
     if clock != "step" or pattern == "gradients":
         return None
-    cluster = Cluster(nodes=2, ranks=a_node, gbit_per_s=GBITS_PER_S, cycle_s=RARELY_MS / 1e3)
     if pattern == "average":
-        return average_s(cluster, nbytes)
+        return predicted_s(AVERAGE, nbytes, a_node)
     local_rounds = method.period / method.local_period if a_node > 1 else 0
-    return pull_s(cluster, nbytes) + local_rounds * pull_s(replace(cluster, nodes=1), nbytes)
+    return predicted_s(GLOBAL_PULL, nbytes, a_node) + local_rounds * predicted_s(LOCAL_PULL, nbytes, a_node)
+
+
+@contextmanager
+def two_nodes() -> Iterator[Any]:
+    """Two hosts of network namespaces, and the link between them."""
+    import testbed
+
+    reason = testbed.why_not()
+    if reason:
+        raise SystemExit(f"no nodes can be made: {reason}")
+    with tempfile.TemporaryDirectory() as folder, testbed.cluster(folder, rate=f"{GBITS_PER_S}gbit") as nodes:
+        yield nodes
+
+
+def launched(nodes: Any, a_node: int, *arguments: object) -> tuple[list[str], dict[str, str]]:
+    """The command that starts this program on the nodes, and its environment."""
+    launch = [sys.executable, "-m", "lsgd_mpi", "launch", "--interface", nodes.subnet]
+    launch += ["--hosts", ",".join(f"{name}:{a_node}" for name in nodes.names)]
+    launch += ["--ssh-agent", str(nodes.agent), "--", "python", str(Path(__file__).resolve())]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return nodes.words(nodes.names[0], [*launch, *map(str, arguments)]), environment
 
 
 @contextmanager
 def started(nodes: Any, a_node: int, *arguments: object) -> Iterator[Job]:
     """The ranks of a job on the two nodes, warm and stopped."""
-    launch = [sys.executable, "-m", "lsgd_mpi", "launch", "--interface", nodes.subnet]
-    launch += ["--hosts", ",".join(f"{name}:{a_node}" for name in nodes.names)]
-    launch += ["--ssh-agent", str(nodes.agent), "--"]
     with tempfile.TemporaryDirectory() as folder:
-        program = ["python", str(Path(__file__).resolve()), "worker", folder, *map(str, arguments)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        start: Start = seen_to_end(nodes.words(nodes.names[0], [*launch, *program]), environment, END_S)
+        start: Start = seen_to_end(*launched(nodes, a_node, "worker", folder, *arguments), END_S)
         with stopped_job(Path(folder), len(nodes.names) * a_node, start) as job:
             yield job
 
@@ -260,11 +357,15 @@ class Training:
         self.optimizer.step(loss) if hasattr(self.optimizer, "traffic") else self.optimizer.step()
 
 
-def worker(folder: Path, model: str, batch: str, number: str | None = None, clock: str = "step") -> None:
-    """One rank of a job: of a method, or without communication."""
-    # Each node has a part of the cores to itself. The names of the nodes end with their numbers.
+def own_cores() -> None:
+    """Take those that this node has to itself: the names of the nodes end with their numbers."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[int(platform.node()[-1]) % 2 :: 2] or cores)
+
+
+def worker(folder: Path, model: str, batch: str, number: str | None = None, clock: str = "step") -> None:
+    """One rank of a job: of a method, or without communication."""
+    own_cores()
     training = Training(model, int(batch))
     if number is None:
         train_alone(folder, training)

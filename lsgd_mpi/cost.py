@@ -67,8 +67,8 @@ class Cluster:
         return nbytes * 8 / (self.gbit_per_s * 1e9 * _PAYLOAD)
 
     def local_s(self, nbytes: float) -> float:
-        """Seconds of a broadcast among the workers of a node."""
-        return 0.0 if self.ranks == 1 else nbytes / (self.local_gbyte_per_s * 1e9) + self.cycle_s
+        """Seconds that a broadcast among the workers of a node takes by itself."""
+        return 0.0 if self.ranks == 1 else nbytes / (self.local_gbyte_per_s * 1e9)
 
     def negotiation_s(self, between_nodes: bool) -> float:
         """Until Horovod's threads agree that all are there: half a cycle, and a message there and back."""
@@ -121,6 +121,9 @@ def pull_s(cluster: Cluster, nbytes: float) -> float:
     if cluster.nodes == 1:
         return inside + cluster.negotiation_s(False)
     passing_on = (cluster.nodes - 2) * (cluster.link_s(_SEGMENT_BYTES) + cluster.latency_s)
+    if cluster.ranks > 1:
+        # Whoever waits for a broadcast hears of its end too late for the cycle that begins then.
+        inside += cluster.cycle_s
     # The leader is its node's first rank in one case of many; only the others hand over first.
     handing_over = inside * (1 - 1 / cluster.ranks)
     return handing_over + cluster.link_s(nbytes) + passing_on + inside + cluster.negotiation_s(True)
@@ -138,7 +141,7 @@ def average_s(cluster: Cluster, nbytes: float, at_a_time: int = _AVERAGED_BYTES)
     inside_s = 0.0 if cluster.ranks == 1 else 2 * nbytes / (cluster.local_gbyte_per_s * 1e9)
     ring_s = cluster.link_s(2 * (nodes - 1) / nodes * nbytes)
     pieces = max(1, math.ceil(nbytes / at_a_time))
-    # Whoever waits for a piece hears of its end too late for the cycle that begins then.
+    # As between broadcasts.
     missed_s = (pieces - 1) * cluster.cycle_s
     latency_s = pieces * 2 * (nodes - 1) * cluster.latency_s
     return inside_s + ring_s + cluster.negotiation_s(nodes > 1) + missed_s + latency_s
