@@ -1,12 +1,14 @@
 """The model of what communication costs: closed forms, and its behaviour where they end."""
 
 import math
+from pathlib import Path
 
 import pytest
 
 from lsgd_mpi.algorithms import ALGORITHMS, VARIANTS
 from lsgd_mpi.cli.main import main
 from lsgd_mpi.cost import PATTERNS, Cluster, Training, average_s, predict, pull_s, visit_s
+from lsgd_mpi.cycle import RARELY_MS
 from lsgd_mpi.errors import UsageError
 
 MODEL = Training(nbytes=44e6, iteration_s=0.1, jitter=0.0)
@@ -117,6 +119,27 @@ def test_numbers_that_make_no_sense_are_refused():
     ):
         with pytest.raises(UsageError):
             make()
+
+
+def measured_rounds():
+    """Kind, parameters, ranks a node, measured and predicted ms of the committed rounds between two nodes."""
+    text = (Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "ethernet.md").read_text()
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] in ("global pull", "average", "visit from the other node"):
+            parameters, ranks = (int(cell.replace(",", "")) for cell in cells[1:3])
+            yield cells[0], parameters, ranks, float(cells[3]), float(cells[5])
+
+
+def test_the_model_agrees_with_the_measured_rounds():
+    """Within 15 %, and as the committed table says."""
+    models = {"global pull": pull_s, "average": average_s, "visit from the other node": visit_s}
+    rounds = list(measured_rounds())
+    assert len(rounds) == 12
+    for kind, parameters, ranks, measured_ms, told_ms in rounds:
+        predicted_s = models[kind](Cluster(2, ranks, 1.0, cycle_s=RARELY_MS / 1e3), 4 * parameters)
+        assert told_ms == pytest.approx(1e3 * predicted_s, abs=0.06)
+        assert measured_ms == pytest.approx(1e3 * predicted_s, rel=0.15)
 
 
 class TestCommand:
