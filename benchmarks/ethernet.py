@@ -48,7 +48,7 @@ STALL_S, END_S = 120, 60
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the table, and how many ``iterations`` are measured at a time: whole periods."""
+    """A method of the table, and how many ``iterations`` are measured at a time: whole periods, or none."""
 
     name: str
     algorithm: str
@@ -71,7 +71,10 @@ class Method:
         return {"local_period": self.local_period, **outer}
 
 
+#: More iterations than are ever made.
+NEVER = 10**9
 METHODS = (
+    Method("Horovod, no rounds", "lsgd", 64, local_period=NEVER, global_period=NEVER, clocks=("step",)),
     Method("allreduce", "allreduce", 8, clocks=("step",)),
     Method("lsgd, τ_G 4", "lsgd", 16, local_period=4, global_period=4),
     Method("lsgd, τ_G 16", "lsgd", 32, local_period=16, global_period=16),
@@ -275,7 +278,7 @@ def predicted_round_s(method: Method, clock: str, nbytes: int, a_node: int) -> f
     from lsgd_mpi.algorithms import find_algorithm
 
     pattern = find_algorithm(method.algorithm, clock).pattern
-    if clock != "step" or pattern == "gradients":
+    if clock != "step" or pattern == "gradients" or method.local_period == NEVER:
         return None
     if pattern == "average":
         return predicted_s(AVERAGE, nbytes, a_node)
@@ -414,7 +417,7 @@ def train(folder: Path, training: Training, method: Method, clock: str) -> None:
         return steps, spent_s, optimizer.traffic.comm_s - comm_s, optimizer.traffic.wait_s - wait_s
 
     # Connections, caches and Horovod's memory of names.
-    run(max(WARM_UP, method.period))
+    run(max(WARM_UP, min(method.period, method.iterations)))
     with connected(folder, lsgd_mpi.rank()) as driver:
         while driver.recv() is not None:
             driver.send(run(method.iterations))

@@ -20,7 +20,7 @@ from throughput import make_model
 #: name: (input shape, images a rank and iteration)
 MODELS = {"resnet20": ((3, 32, 32), 128), "resnet50": ((3, 224, 224), 32)}
 RANKS = (1, 4)
-PERIODS = {"local_period": 16, "global_period": 64}
+LOCAL_PERIOD, GLOBAL_PERIOD = 16, 64
 TURNS, ITERATIONS = 5, 64
 LIMIT_S = 1200.0
 
@@ -43,8 +43,8 @@ def main() -> None:
         *environment_lines(("torch", "mpi4py", "horovod")),
         f"- {where}; float32; the same synthetic batch again and again",
         f"- {TURNS} turns of {asked.iterations} iterations without and with the rounds of leader SGD in one",
-        f"  job (local period {PERIODS['local_period']}; 4 ranks in 2 groups with global period",
-        f"  {PERIODS['global_period']}), sum of the ranks' rates, the median; range: of the turns' ratios",
+        f"  job (local period {LOCAL_PERIOD}; 4 ranks in 2 groups with global period",
+        f"  {GLOBAL_PERIOD}), sum of the ranks' rates, the median; range: of the turns' ratios",
         "- rounds: share of the time in elections and broadcasts, the mean of the ranks",
         "",
         "| model | ranks | exchange | without rounds, images/s | with, images/s | ratio | range | rounds |",
@@ -67,10 +67,10 @@ def main() -> None:
 def worker(name: str, kind: str, iterations: int) -> None:
     """Both in turns, in one process; rank 0 prints what came out."""
     import lsgd_mpi
-    from lsgd_mpi import runtime
+    from lsgd_mpi import comm, runtime
     from lsgd_mpi.placement import choose_device
 
-    ranks = runtime.comm.mpi_rank_and_size()[1]
+    ranks = comm.mpi_rank_and_size()[1]
     lsgd_mpi.init(max(1, ranks // 2))
     communicator = runtime.communicator()
     device = choose_device(kind, communicator)
@@ -83,8 +83,9 @@ def worker(name: str, kind: str, iterations: int) -> None:
         inner = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
         if not with_rounds:
             return model, inner
-        periods = PERIODS if len(communicator.topology.groups) > 1 else {"local_period": 16}
-        return model, lsgd_mpi.DistributedOptimizer(inner, model, "lsgd", **periods)
+        several = len(communicator.topology.groups) > 1
+        outer = {"global_period": GLOBAL_PERIOD} if several else {}
+        return model, lsgd_mpi.DistributedOptimizer(inner, model, "lsgd", local_period=LOCAL_PERIOD, **outer)
 
     def rate(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> float:
         communicator.barrier()
