@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from statistics import NormalDist
 
-from lsgd_mpi.cycle import OFTEN_MS
+from lsgd_mpi.background import CYCLE_TIME_MS
 from lsgd_mpi.errors import UsageError
 
 #: What a method's rounds do: pull to an elected leader, average over the workers, average every gradient, or
@@ -47,7 +47,7 @@ class Cluster:
     #: At which one broadcast moves inside a node.
     local_gbyte_per_s: float = 3.0
     #: Horovod's threads look for work this often.
-    cycle_s: float = OFTEN_MS / 1e3
+    cycle_s: float = CYCLE_TIME_MS / 1e3
 
     def __post_init__(self) -> None:
         if self.nodes < 1 or self.ranks < 1:

@@ -50,9 +50,8 @@ def init(
     exception on one rank ends the job on all, and so does, with exit code 7, a wait of more than
     ``stall_timeout_s`` seconds for other ranks in one collective (0: wait for ever).
 
-    Without ``one_sided``, if all that is trained keeps the clock ``step``, Horovod's threads look for work
-    every 20 ms and not every 0.5 ms where ranks compute on the CPUs of several nodes: more often they would
-    take up to 40 % of a core from the training (the variable ``HOROVOD_CYCLE_TIME`` sets it in any case).
+    Without ``one_sided``, if all that is trained keeps the clock ``step``, Horovod's threads get the lowest
+    priority on CPUs, else they take a few per cent of a core from the training.
 
     Raises `UsageError` for impossible groups, or others than before, and `SetupError` if launcher, MPI and
     Horovod do not fit together.

@@ -8,7 +8,6 @@ import pytest
 from lsgd_mpi.algorithms import ALGORITHMS, VARIANTS
 from lsgd_mpi.cli.main import main
 from lsgd_mpi.cost import PATTERNS, Cluster, Training, average_s, predict, pull_s, visit_s
-from lsgd_mpi.cycle import RARELY_MS
 from lsgd_mpi.errors import UsageError
 
 MODEL = Training(nbytes=44e6, iteration_s=0.1, jitter=0.0)
@@ -137,7 +136,7 @@ def test_the_model_agrees_with_the_measured_rounds():
     rounds = list(measured_rounds())
     assert len(rounds) == 12
     for kind, parameters, ranks, measured_ms, told_ms in rounds:
-        predicted_s = models[kind](Cluster(2, ranks, 1.0, cycle_s=RARELY_MS / 1e3), 4 * parameters)
+        predicted_s = models[kind](Cluster(2, ranks, 1.0), 4 * parameters)
         assert told_ms == pytest.approx(1e3 * predicted_s, abs=0.06)
         assert measured_ms == pytest.approx(1e3 * predicted_s, rel=0.15)
 
@@ -155,9 +154,7 @@ class TestCommand:
         assert main([*self.WORDS, "--nodes", "2", "--ranks-per-node", "1", "--jitter", "0"]) == 0
         out = capsys.readouterr().out
         training = Training(44e6, 0.1, 0.0)
-        share = predict(
-            "pull", Cluster(2, 1, 1.0, cycle_s=0.02), training, period=64, global_period=128
-        ).share
+        share = predict("pull", Cluster(2, 1, 1.0), training, period=64, global_period=128).share
         assert f"share of the rate without communication: {share:.3f}" in out
 
     @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from lsgd_mpi.background import CYCLE_TIME_MS
 from lsgd_mpi.cli.words import print_for_reader, whole_number
 from lsgd_mpi.cost import Cluster, Cost, Training, predict
-from lsgd_mpi.cycle import cycle_time_ms
 from lsgd_mpi.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ def add_parser(subparsers: Subparsers) -> None:
         "--local-gbyte", type=number, default=3.0, help="of a broadcast inside a node, GByte/s (3)"
     )
     parser.add_argument(
-        "--cycle-ms", type=number, help="Horovod looks for work so often (default: as lsgd-mpi train on CPUs)"
+        "--cycle-ms",
+        type=number,
+        default=CYCLE_TIME_MS,
+        help=f"Horovod looks for work so often ({CYCLE_TIME_MS:g})",
     )
     parser.set_defaults(run=run)
 
@@ -66,7 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
     training = Training(
         arguments.parameters * arguments.bytes, arguments.iteration_ms / 1e3, arguments.jitter
     )
-    one_sided = (arguments.clock or method.clocks[0]) != "step"
 
     def cost(nodes: int, gbit_per_s: float) -> Cost:
         where = Cluster(
@@ -75,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
             gbit_per_s=gbit_per_s,
             latency_s=arguments.latency_us / 1e6,
             local_gbyte_per_s=arguments.local_gbyte,
-            cycle_s=_or(arguments.cycle_ms, cycle_time_ms(nodes, one_sided=one_sided, on_gpus=False)) / 1e3,
+            cycle_s=arguments.cycle_ms / 1e3,
         )
         return predict(
             pattern,

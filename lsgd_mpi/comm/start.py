@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
 import torch
 
+from lsgd_mpi.background import CYCLE_TIME_MS, giving_way
 from lsgd_mpi.comm.agreement import check_equal, raise_together, together
 from lsgd_mpi.comm.communicator import Communicator
 from lsgd_mpi.comm.libraries import MPI, hvd, mpi_library_files, thread_level
 from lsgd_mpi.comm.route import process_sets
 from lsgd_mpi.comm.watchdog import Watchdog
-from lsgd_mpi.cycle import cycle_time_ms
 from lsgd_mpi.errors import SetupError
 from lsgd_mpi.groups import GroupSpec, make_topology
 from lsgd_mpi.launcher import broken_promise, promise
-
-_CYCLE_TIME_VARIABLE = "HOROVOD_CYCLE_TIME"
-_was_given_cycle_time = _CYCLE_TIME_VARIABLE in os.environ
 
 
 def start(spec: GroupSpec, watchdog: Watchdog, one_sided: bool = True) -> Communicator:
@@ -35,11 +33,13 @@ def start(spec: GroupSpec, watchdog: Watchdog, one_sided: bool = True) -> Commun
         hosts = MPI.COMM_WORLD.allgather(MPI.Get_processor_name())
     topology = together(lambda: make_topology(spec, hosts))
     sets = {members: hvd.ProcessSet(list(members)) for members in process_sets(topology)}
-    if not _was_given_cycle_time:
-        on_gpus = torch.cuda.is_available()
-        suited = cycle_time_ms(len(set(hosts)), one_sided=one_sided, on_gpus=on_gpus)
-        os.environ[_CYCLE_TIME_VARIABLE] = str(suited)
-    with watchdog.waiting("the start of Horovod on all ranks"):
+    os.environ.setdefault("HOROVOD_CYCLE_TIME", str(CYCLE_TIME_MS))
+    # Access to another rank's memory goes on whenever its thread looks; beside a GPU there are cores enough.
+    is_needed_always = one_sided or torch.cuda.is_available()
+    with (
+        watchdog.waiting("the start of Horovod on all ranks"),
+        nullcontext() if is_needed_always else giving_way(),
+    ):
         world = MPI.COMM_WORLD.Dup()
         hvd.init(comm=world, process_sets=list(sets.values()))
     raise_together(_horovod_problem())

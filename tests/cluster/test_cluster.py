@@ -138,8 +138,6 @@ def test_a_link_that_is_cut_ends_the_job_with_7_and_leaves_nobody(hosts, launche
     assert "lsgd-mpi: world rank 0: waited 10 s in " in errors
     for rank in range(4):
         assert "waited 10 s in " in (run / "ranks" / f"rank-{rank:04d}.log").read_text()
-    # Horovod's threads leave the cores to the training.
-    assert json.loads((run / "environment.json").read_text())["horovod_cycle_time_ms"] == "20.0"
     # Whole lines, also of a run that was cut off.
     assert leaders.read_text().endswith("\n")
 
