@@ -11,13 +11,14 @@ from pathlib import Path
 #: (benchmarks/rounds.py); shorter cycles cost more.
 CYCLE_TIME_MS = 0.5
 
-#: Of what Linux offers, for a weight of 1.5 % beside a thread that computes on the same core.
-LOWEST_PRIORITY = 19
+#: A tenth of the weight of a thread that computes. 19, the most, takes hardly less from the training, but
+#: where other programs keep all cores busy, rounds take several times as long again.
+NICENESS = 10
 
 
 @contextmanager
 def giving_way() -> Iterator[None]:
-    """Let threads that start meanwhile run only when nothing else wants their core, nearly.
+    """Let threads that start meanwhile give way to others on the same core.
 
     In each cycle Horovod's thread asks those of all ranks for work, and polls until the last one answers,
     which between nodes is most of the time. A round itself is not slowed: the training waits for it.
@@ -28,7 +29,7 @@ def giving_way() -> Iterator[None]:
     for thread in _threads() - before:
         # It may have ended.
         with suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, thread, LOWEST_PRIORITY)
+            os.setpriority(os.PRIO_PROCESS, thread, NICENESS)
 
 
 def _threads() -> set[int]:

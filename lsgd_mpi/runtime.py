@@ -50,8 +50,8 @@ def init(
     exception on one rank ends the job on all, and so does, with exit code 7, a wait of more than
     ``stall_timeout_s`` seconds for other ranks in one collective (0: wait for ever).
 
-    Without ``one_sided``, if all that is trained keeps the clock ``step``, Horovod's threads get the lowest
-    priority on CPUs, else they take a few per cent of a core from the training.
+    Without ``one_sided``, if all that is trained keeps the clock ``step``, Horovod's threads give way
+    to the training on CPUs, from which they take a few per cent of a core otherwise.
 
     Raises `UsageError` for impossible groups, or others than before, and `SetupError` if launcher, MPI and
     Horovod do not fit together.

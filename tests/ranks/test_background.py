@@ -5,7 +5,7 @@ from pathlib import Path
 import launching
 import pytest
 
-from lsgd_mpi.background import LOWEST_PRIORITY
+from lsgd_mpi.background import NICENESS
 
 HERE = Path(__file__).resolve().parent
 
@@ -29,7 +29,7 @@ def priorities(kind):
 
 def test_in_step_one_thread_gives_way_to_the_training():
     for threads in priorities("in-step"):
-        assert threads.count(("other", LOWEST_PRIORITY)) == 1
+        assert threads.count(("other", NICENESS)) == 1
         assert ("main", 0) in threads
 
 
