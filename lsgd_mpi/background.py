@@ -11,9 +11,9 @@ from pathlib import Path
 #: (benchmarks/rounds.py); shorter cycles cost more.
 CYCLE_TIME_MS = 0.5
 
-#: A tenth of the weight of a thread that computes. 19, the most, takes hardly less from the training, but
-#: where other programs keep all cores busy, rounds take several times as long again.
-NICENESS = 10
+#: A thirtieth of the weight of a thread that computes. 10 takes 1 % more from the training; with 19, the
+#: most, rounds take twice as long as with 15 where other programs keep all cores busy.
+NICENESS = 15
 
 
 @contextmanager
