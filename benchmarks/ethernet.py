@@ -226,7 +226,7 @@ def measure_rounds(folder: Path, one_sided: bool) -> None:
 
     own_cores()
     torch.set_num_threads(1)
-    lsgd_mpi.init("node", stall_timeout_s=STALL_S, one_sided=one_sided)
+    lsgd_mpi.init("node", stall_timeout_s=STALL_S, horovod_gives_way=not one_sided)
     communicator = runtime.communicator()
     me, size = lsgd_mpi.rank(), lsgd_mpi.size()
     members = communicator.topology.members_of(me)
@@ -256,7 +256,7 @@ def measure_rounds(folder: Path, one_sided: bool) -> None:
                 hold(kind, number)
                 spans = communicator.gather((begun, time.perf_counter()))
                 # From the last one that came to the last one that is done: here they have one clock.
-                begins, ends = zip(*spans, strict=True)
+                begins, ends = zip(*(spans[-1:] if kind == VISIT else spans), strict=True)
                 times.append(max(ends) - max(begins))
             # The first one sets up connections.
             found.append((kind, parameters, times[1:]))
@@ -400,7 +400,8 @@ def train(folder: Path, training: Training, method: Method, clock: str) -> None:
     """So many iterations whenever it is asked, on the shared clock of the average rank."""
     import lsgd_mpi
 
-    lsgd_mpi.init("node", stall_timeout_s=STALL_S, one_sided=clock != "step")
+    gives_way = clock == "step" and method.algorithm != "allreduce"
+    lsgd_mpi.init("node", stall_timeout_s=STALL_S, horovod_gives_way=gives_way)
     training.optimizer = optimizer = lsgd_mpi.DistributedOptimizer(
         training.optimizer, training.model, method.algorithm, clock=clock, **method.options
     )

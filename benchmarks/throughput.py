@@ -82,7 +82,7 @@ def worker(kind: str, name: str, group: int, folder: str) -> None:
     if kind == "lsgd":
         import lsgd_mpi
 
-        lsgd_mpi.init(group, one_sided=False)
+        lsgd_mpi.init(group, horovod_gives_way=True)
         optimizer = lsgd_mpi.DistributedOptimizer(optimizer, model, **METHOD)
     data, target = torch.randn(batch, *shape), torch.randint(10, (batch,))
 

@@ -42,7 +42,7 @@ _ABORT_S = 10.0
 
 
 def init(
-    groups: GroupSpec = "node", *, stall_timeout_s: float = STALL_TIMEOUT_S, one_sided: bool = True
+    groups: GroupSpec = "node", *, stall_timeout_s: float = STALL_TIMEOUT_S, horovod_gives_way: bool = False
 ) -> None:
     """Start MPI, Horovod and the groups: ``"node"``, a group size, or a list of lists of world ranks.
 
@@ -50,8 +50,9 @@ def init(
     exception on one rank ends the job on all, and so does, with exit code 7, a wait of more than
     ``stall_timeout_s`` seconds for other ranks in one collective (0: wait for ever).
 
-    Without ``one_sided``, if all that is trained keeps the clock ``step``, Horovod's threads give way
-    to the training on CPUs, from which they take a few per cent of a core otherwise.
+    If ``horovod_gives_way``, its threads have a lower priority than the training on CPUs, from which they
+    take a few per cent of a core otherwise. Not for the clocks ``shared`` and ``own``, where they serve the
+    other ranks' access to memory, nor for ``allreduce``, whose gradients they send in the backward pass.
 
     Raises `UsageError` for impossible groups, or others than before, and `SetupError` if launcher, MPI and
     Horovod do not fit together.
@@ -66,7 +67,7 @@ def init(
     watchdog = comm.Watchdog(stall_timeout_s, _end_stalled)
     comm.watch_agreements(watchdog)
     try:
-        _communicator = comm.start(groups, watchdog, one_sided)
+        _communicator = comm.start(groups, watchdog, horovod_gives_way)
     except BaseException:
         watchdog.stop()
         raise

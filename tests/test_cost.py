@@ -157,6 +157,13 @@ class TestCommand:
         share = predict("pull", Cluster(2, 1, 1.0), training, period=64, global_period=128).share
         assert f"share of the rate without communication: {share:.3f}" in out
 
+    def test_takes_the_cycle_of_horovods_threads(self, capsys):
+        every = ("--nodes", "2", "--local-period", "1", "--global-period", "1", "--jitter", "0")
+        assert main([*self.WORDS, *every, "--ranks-per-node", "1", "--cycle-ms", "2000"]) == 0
+        slow = Cluster(2, 1, 1.0, cycle_s=2.0)
+        share = predict("pull", slow, Training(44e6, 0.1, 0.0), period=1, global_period=1).share
+        assert f"share of the rate without communication: {share:.3f}" in capsys.readouterr().out
+
     @pytest.mark.parametrize(
         ("words", "why"),
         [

@@ -82,7 +82,7 @@ def _train(options: TrainOptions) -> int:
     lsgd_mpi.init(
         options.groups,
         stall_timeout_s=options.stall_timeout,
-        one_sided=(options.clock or method.clocks[0]) != "step",
+        horovod_gives_way=(options.clock or method.clocks[0]) == "step" and method.pattern != "gradients",
     )
     logger = logging.getLogger("lsgd_mpi")
     logger.setLevel(logging.INFO)

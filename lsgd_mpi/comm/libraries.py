@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from lsgd_mpi.background import given_way
 from lsgd_mpi.errors import SetupError
 
 _BROKEN = "MPI or Horovod cannot be loaded ({}): build them with bin/setup"
@@ -78,4 +79,5 @@ def facts() -> dict[str, object]:
         "horovod_nccl": bool(hvd.nccl_built()),
         "horovod_gloo": bool(hvd.gloo_built()),
         "horovod_cycle_time_ms": os.environ.get("HOROVOD_CYCLE_TIME", ""),
+        "horovod_gives_way": given_way(),
     }

@@ -18,11 +18,11 @@ from lsgd_mpi.groups import GroupSpec, make_topology
 from lsgd_mpi.launcher import broken_promise, promise
 
 
-def start(spec: GroupSpec, watchdog: Watchdog, one_sided: bool = True) -> Communicator:
+def start(spec: GroupSpec, watchdog: Watchdog, horovod_gives_way: bool = False) -> Communicator:
     """Check MPI, find the groups that ``spec`` asks for, and start Horovod with their process sets.
 
-    ``watchdog`` then watches the collectives of the communicator, but its end. ``one_sided`` says whether
-    there will be centers or shared counts.
+    ``watchdog`` then watches the collectives of the communicator, but its end. ``horovod_gives_way`` says
+    whether Horovod's threads leave the cores to the training, if there is no GPU.
 
     Collective over the world. Raises, on all ranks alike, `UsageError` for impossible or differing groups
     and `SetupError` if the launcher, MPI and Horovod do not fit together.
@@ -34,11 +34,9 @@ def start(spec: GroupSpec, watchdog: Watchdog, one_sided: bool = True) -> Commun
     topology = together(lambda: make_topology(spec, hosts))
     sets = {members: hvd.ProcessSet(list(members)) for members in process_sets(topology)}
     os.environ.setdefault("HOROVOD_CYCLE_TIME", str(CYCLE_TIME_MS))
-    # Access to another rank's memory goes on whenever its thread looks; beside a GPU there are cores enough.
-    is_needed_always = one_sided or torch.cuda.is_available()
     with (
         watchdog.waiting("the start of Horovod on all ranks"),
-        nullcontext() if is_needed_always else giving_way(),
+        giving_way() if horovod_gives_way and not torch.cuda.is_available() else nullcontext(),
     ):
         world = MPI.COMM_WORLD.Dup()
         hvd.init(comm=world, process_sets=list(sets.values()))

@@ -1,5 +1,7 @@
 """Trainings on each clock, with a rank slowed down on purpose, and what they write of it."""
 
+import json
+
 import pytest
 import yaml
 from runs import SMALL, column, drive, only_sentence, rows
@@ -84,6 +86,9 @@ def test_a_training_ends_in_order_and_says_its_clock(on_three_ranks, name):
     clocks = {"tree": "own", "timed": "wall", **dict.fromkeys(ALONE, "own")}
     assert options["clock"] == clocks.get(name, "shared")
     assert options["slow_rank"] == ("" if name == "in time" else "2=3.0")
+    # Horovod's threads serve the other ranks' access to memory.
+    environment = json.loads((runs / name / "environment.json").read_text(encoding="utf-8"))
+    assert environment["horovod_gives_way"] == 0
 
 
 def test_evaluations_and_the_end_come_at_agreed_sums(on_three_ranks):

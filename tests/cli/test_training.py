@@ -2,9 +2,11 @@ import json
 import math
 
 import pytest
+import torch
 import yaml
 from runs import LSGD_MPI, SMALL, column, columns, losses, rows, run_ranks
 
+from lsgd_mpi.background import NICENESS
 from lsgd_mpi.cli.main import main
 from lsgd_mpi.models import build
 
@@ -83,6 +85,7 @@ class TestRunDirectory:
         assert environment["seed"] == 0
         assert len(environment["hosts"]) == 4
         assert environment["threads"] == 1
+        assert environment["horovod_gives_way"] == (0 if torch.cuda.is_available() else NICENESS)
         assert environment["command"][-2:] == ["--run-dir", str(run_dir)]
         assert {"torch", "horovod", "mpi4py", "lsgd_mpi"} <= environment["versions"].keys()
 
@@ -284,3 +287,9 @@ def test_batch_norm_statistics_travel_when_asked_for(pair, mode):
     (row,) = rows(folder / mode / "metrics.csv")
     assert int(row["sent_bytes"]) == 2 * (16 + parameters + statistics) + parameters + recalibration + 48
     assert len(rows(folder / mode / "leaders.csv")) == 2
+
+
+def test_horovod_that_sends_gradients_in_the_backward_pass_does_not_give_way(pair):
+    _, runs = pair
+    environment = json.loads((runs / "allreduce" / "environment.json").read_text(encoding="utf-8"))
+    assert environment["horovod_gives_way"] == 0

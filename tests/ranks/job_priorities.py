@@ -1,4 +1,7 @@
-"""Under mpirun: the name and priority of each thread of this rank, of a job ``in-step`` or ``one-sided``."""
+"""Under mpirun: the niceness of each thread of this rank, the main one's first.
+
+Usage: job_priorities.py 0|1 [NICENESS]: whether Horovod's gives way, and that of the rank itself.
+"""
 
 import os
 import sys
@@ -6,9 +9,9 @@ from pathlib import Path
 
 import lsgd_mpi
 
-lsgd_mpi.init(one_sided=sys.argv[1] == "one-sided")
-for task in Path("/proc/self/task").iterdir():
-    number = int(task.name)
-    kind = "main" if number == os.getpid() else "other"
-    print(kind, os.getpriority(os.PRIO_PROCESS, number), flush=True)
+if len(sys.argv) > 2:
+    os.nice(int(sys.argv[2]))
+lsgd_mpi.init(horovod_gives_way=sys.argv[1] == "1")
+numbers = sorted(int(task.name) for task in Path("/proc/self/task").iterdir())
+print(*(os.getpriority(os.PRIO_PROCESS, number) for number in numbers), flush=True)
 lsgd_mpi.shutdown()

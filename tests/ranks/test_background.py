@@ -1,5 +1,6 @@
-"""Horovod's thread leaves the cores to the training, but where other ranks' memory is served by it."""
+"""Horovod's thread leaves the cores to the training if it is told to."""
 
+import os
 from pathlib import Path
 
 import launching
@@ -11,29 +12,37 @@ HERE = Path(__file__).resolve().parent
 
 pytestmark = [
     pytest.mark.timeout(60),
-    pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads have priorities on Linux"),
+    pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads have a niceness on Linux"),
 ]
 
 
-def priorities(kind):
-    """Of each thread of the two ranks: ("main" or "other", priority)."""
+def nicenesses(*words):
+    """Of the threads of each of two ranks, the main one's first."""
     # Beside a GPU all keep theirs.
     environment = {"CUDA_VISIBLE_DEVICES": ""}
-    program = [HERE / "job_priorities.py", kind]
+    program = [HERE / "job_priorities.py", *words]
     job = launching.run_ranks(2, program, timeout_s=50, environment=environment)
     assert job.returncode == 0, job.printed
-    for rank in (0, 1):
-        words = [line.split() for line in job.stdout_of(rank).splitlines()]
-        yield [(name, int(priority)) for name, priority in words]
+    return [[int(word) for word in job.stdout_of(rank).split()] for rank in (0, 1)]
 
 
-def test_in_step_one_thread_gives_way_to_the_training():
-    for threads in priorities("in-step"):
-        assert threads.count(("other", NICENESS)) == 1
-        assert ("main", 0) in threads
+def test_one_thread_gives_way_to_the_training():
+    for main, *others in nicenesses("1"):
+        assert main == os.nice(0)
+        assert others.count(min(main + NICENESS, 19)) == 1
+        assert others.count(main) == len(others) - 1
 
 
-def test_one_that_serves_memory_does_not():
-    for threads in priorities("one-sided"):
+@pytest.mark.skipif(os.nice(0) > 0, reason="runs with a niceness of its own")
+def test_the_nicest_of_jobs_stays_as_it_is():
+    for main, *others in nicenesses("1", "15"):
+        assert main == 15
+        # No thread may become less nice than it was.
+        assert max(others) == 19
+        assert others.count(15) + 1 == len(others)
+
+
+def test_no_thread_gives_way_unasked():
+    for threads in nicenesses("0"):
         assert len(threads) > 1
-        assert {priority for _, priority in threads} == {0}
+        assert len(set(threads)) == 1
