@@ -95,9 +95,11 @@ class Measured:
     spent_s: np.ndarray[Any, Any]
     comm_s: np.ndarray[Any, Any]
     wait_s: np.ndarray[Any, Any]
+    #: Processor time of a rank's other threads, which are Horovod's, while it computes.
+    others_s: np.ndarray[Any, Any]
 
     @classmethod
-    def of(cls, ranks: list[tuple[int, float, float, float]]) -> Measured:
+    def of(cls, ranks: list[tuple[int, float, float, float, float]]) -> Measured:
         """From what each rank sent."""
         return cls(*np.array(ranks, dtype=np.float64).T)
 
@@ -142,6 +144,8 @@ def main() -> None:
         "- transfer, waiting: seconds of all ranks in them, as a share of the time; a round: ms of a rank in",
         "  transfers, in each period τ_G or τ (with the local rounds in it), the mean; of `allreduce` with",
         "  its waiting, on the shared clock with the count; predicted: by the model of `lsgd-mpi cost`",
+        "- Horovod: what its threads take from the cores while the ranks compute, as a share of the cores'",
+        "  time; of `allreduce` with its transfers in the backward pass",
         "- not measured: real network cards and switches; nodes with a core to spare for Horovod's threads",
         "",
     ]
@@ -162,11 +166,12 @@ def print_table(model: str, batch: int, a_node: int, rows: list[tuple[Method, st
     """Measure on so many ranks a node, and print a Markdown table under a heading."""
     parameters = sum(each.numel() for each in make_model(model, MODELS[model][0]).parameters())
     print(f"## {model}, {parameters:,} parameters, batch {batch}, 2 nodes with {a_node} rank(s) each\n")
-    columns = "method", "clock", "images/s", "share", "range", "target", "transfer", "waiting"
+    columns = "method", "clock", "images/s", "share", "range", "target", "transfer", "waiting", "Horovod"
     print(f"| {' | '.join([*columns, 'a round, ms', 'predicted'])} |")
-    print("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|", flush=True)
+    print("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|", flush=True)
     with ExitStack() as stack:
         nodes = stack.enter_context(two_nodes())
+        cores_a_node = max(1, len(os.sched_getaffinity(0)) // len(nodes.names))
         alone = stack.enter_context(started(nodes, a_node, model, batch))
         rates_alone = []
         for method, clock in rows:
@@ -175,16 +180,17 @@ def print_table(model: str, batch: int, a_node: int, rows: list[tuple[Method, st
             beside = [without.steps_per_s * batch for _, without in turns]
             rates_alone += beside
             shares = Spread.of([own.steps_per_s / without.steps_per_s for own, without in turns])
-            spent_s, comm_s, wait_s, steps = (
+            spent_s, comm_s, wait_s, others_s, steps = (
                 sum(getattr(own, what).sum() for own, _ in turns)
-                for what in ("spent_s", "comm_s", "wait_s", "steps")
+                for what in ("spent_s", "comm_s", "wait_s", "others_s", "steps")
             )
+            cores_s = spent_s / a_node * cores_a_node
             predicted_s = predicted_round_s(method, clock, 4 * parameters, a_node)
             print(
                 f"| {method.name} | {clock} | {shares.median * Spread.of(beside).median:,.0f} "
                 f"| {shares.median:.3f} | {shares.minimum:.3f} to {shares.maximum:.3f} "
                 f"| {TARGETS.get((model, method.name, clock), '')} "
-                f"| {comm_s / spent_s:.1%} | {wait_s / spent_s:.1%} "
+                f"| {comm_s / spent_s:.1%} | {wait_s / spent_s:.1%} | {others_s / cores_s:.1%} "
                 f"| {1e3 * comm_s * method.period / steps:.1f} "
                 f"| {'' if predicted_s is None else f'{1e3 * predicted_s:.1f}'} |",
                 flush=True,
@@ -353,13 +359,21 @@ class Training:
         self.model = make_model(model, shape)
         self.images, self.labels = torch.randn(batch, *shape), torch.randint(10, (batch,))
         self.optimizer: Any = torch.optim.SGD(self.model.parameters(), lr=1e-3)
+        #: Processor time of the other threads in forward and backward passes so far.
+        self.others_s = 0.0
 
     def step(self) -> None:
         """One iteration."""
+        begun = _others_s()
         self.optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(self.model(self.images), self.labels)
         loss.backward()
+        self.others_s += _others_s() - begun
         self.optimizer.step(loss) if hasattr(self.optimizer, "traffic") else self.optimizer.step()
+
+
+def _others_s() -> float:
+    return time.process_time() - time.thread_time()
 
 
 def own_cores() -> None:
@@ -390,8 +404,8 @@ def train_alone(folder: Path, training: Training) -> None:
             while driver.poll():
                 if driver.recv() is None:
                     return
-                driver.send((steps, ended - begun, 0.0, 0.0))
-                steps, begun = 0, ended
+                driver.send((steps, ended - begun, 0.0, 0.0, training.others_s))
+                steps, begun, training.others_s = 0, ended, 0.0
             training.step()
             steps, ended = steps + 1, time.perf_counter()
 
@@ -407,17 +421,18 @@ def train(folder: Path, training: Training, method: Method, clock: str) -> None:
     )
     made = 0
 
-    def run(iterations: int) -> tuple[int, float, float, float]:
+    def run(iterations: int) -> tuple[int, float, float, float, float]:
         nonlocal made
         made += iterations
         optimizer.clock.meetings.at("end", made)
         comm_s, wait_s = optimizer.traffic.comm_s, optimizer.traffic.wait_s
-        steps, begun = 0, time.perf_counter()
+        steps, begun, training.others_s = 0, time.perf_counter(), 0.0
         while "end" not in optimizer.clock.due or steps == 0:
             training.step()
             steps += 1
         spent_s = time.perf_counter() - begun
-        return steps, spent_s, optimizer.traffic.comm_s - comm_s, optimizer.traffic.wait_s - wait_s
+        sent_s, waited_s = optimizer.traffic.comm_s - comm_s, optimizer.traffic.wait_s - wait_s
+        return steps, spent_s, sent_s, waited_s, training.others_s
 
     # Connections, caches and Horovod's memory of names.
     run(max(WARM_UP, min(method.period, method.iterations)))
