@@ -25,18 +25,25 @@ class RoundReports:
         self._others = [speaker for speaker in speakers if speaker != 0]
         self._sends = world.Get_rank() in self._others
         self._leaving: list[Any] = []
+        self._expected = 0
 
     def send(self, finished: Round) -> None:
         """Send a round to world rank 0, from a speaker. Not collective; nobody waits."""
         if self._sends:
             self._leaving.append(self._channel.isend(finished, dest=0, tag=_ROUND_TAG))
             self._leaving = [request for request in self._leaving if not request.Test()]
+        elif self._is_home:
+            self._expected += len(self._others)
 
     def arrived(self) -> list[Round]:
-        """The rounds that have arrived on world rank 0; elsewhere none. Does not wait."""
-        rounds = []
-        while self._is_home and self._channel.iprobe(source=MPI.ANY_SOURCE, tag=_ROUND_TAG):
+        """The rounds that have arrived on world rank 0; elsewhere none. Does not wait.
+
+        As many of each other group as this rank has held itself: to ask in every iteration costs 0.2 ms.
+        """
+        rounds: list[Round] = []
+        while self._expected and self._channel.iprobe(source=MPI.ANY_SOURCE, tag=_ROUND_TAG):
             rounds.append(self._channel.recv(source=MPI.ANY_SOURCE, tag=_ROUND_TAG))
+            self._expected -= 1
         return rounds
 
     def rest(self) -> list[Round]:
@@ -52,6 +59,7 @@ class RoundReports:
             for speaker in self._others:
                 while (message := self._next_from(speaker)) is not None:
                     rounds.append(message)
+        self._expected = 0
         return rounds
 
     def close(self) -> None:
