@@ -1,5 +1,6 @@
 """When rounds fall due, what is remembered of them, and how many bytes they cost."""
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -170,6 +171,24 @@ def finish_may_be_called_more_than_once_and_training_may_go_on(ranks):
         assert len(worker.optimizer.rounds) == 3 * part * known
         # Without this the other groups may be in the next part, and rank 0 has heard of its rounds too.
         ranks.world.barrier()
+
+
+@case
+def rank_0_hears_of_the_rounds_of_other_groups_while_it_trains(ranks):
+    period = 200
+    worker = Worker(ranks, local_period=period, local_pull=0.1, global_period=NEVER)
+    for _ in range(period):
+        worker.iterate(float(ranks.rank))
+    ranks.world.barrier()
+    known = len(ranks.groups) if ranks.rank == 0 else 1
+    for _ in range(period - 1):
+        if len(worker.optimizer.rounds) < known:
+            worker.iterate(float(ranks.rank))
+            time.sleep(0.01)
+    assert sorted(each.group for each in worker.optimizer.rounds) == (
+        list(range(known)) if ranks.rank == 0 else [ranks.group]
+    )
+    ranks.world.barrier()
 
 
 @case
