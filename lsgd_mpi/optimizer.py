@@ -106,8 +106,8 @@ class DistributedOptimizer(torch.optim.Optimizer):
     def rounds(self) -> list[Round]:
         """The rounds so far, with their leaders, in the order in which this rank learnt of them.
 
-        On world rank 0 those of all groups (another group's within a step or so of its round, see
-        `finish`), elsewhere those of this rank's own group and the global ones.
+        On world rank 0 those of all groups (another group's within a step or so after both groups have held
+        that round, see `finish`), elsewhere those of this rank's own group and the global ones.
         """
         return self._rounds
 
